@@ -1,0 +1,6 @@
+"""``python -m linzoo`` is the ``linzoo`` command."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

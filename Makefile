@@ -1,0 +1,39 @@
+# make demo   build the environment if it is missing, run the main job, write runs/demo/index.html
+# make test   build the environment if it is missing, lint, run the tests
+# make test-all   the tests with the full matrices      make bench   re-measure the committed benchmark rows
+# make clean  remove the environment
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+JOBS   ?= 2
+
+.PHONY: demo test test-all bench clean env
+
+env: $(STAMP)
+
+# The stamp makes a repeated call cost nothing; an interrupted install leaves no stamp and is simply run again.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "linzoo needs Python >= 3.11, $(PYTHON) is %d.%d; try: make PYTHON=python3.11" % v)'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt -e ".[all,dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/linzoo demo
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+test-all: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m ""
+
+bench: $(STAMP)
+	$(BIN)/linzoo bench kernels --save
+	$(BIN)/linzoo bench models --against-upstream --save
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,23 @@
+"""``linzoo bench kernels|models``: times on this machine, as ratios against named rivals."""
+
+import argparse
+import importlib
+
+BENCHES = {
+    "kernels": ("bench_kernels", "the linear-attention ops against upstream's formula and softmax"),
+    "models": ("bench_models", "whole models: eager and folded, at several sizes"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    subparsers = parser.add_subparsers(dest="what", metavar="{" + ",".join(BENCHES) + "}", required=True)
+    for name, (module, summary) in BENCHES.items():
+        tool = importlib.import_module(f".{module}", __package__)
+        sub = subparsers.add_parser(name, help=summary)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        tool.add_arguments(sub)
+        sub.set_defaults(run_bench=tool.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    return args.run_bench(args)

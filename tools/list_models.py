@@ -1,0 +1,62 @@
+"""``linzoo list [PATTERN]``: the models, with timm's wildcards."""
+
+import argparse
+import json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pattern", nargs="?", default="*", help="timm wildcards: '*_tiny', 'mala*'")
+    parser.add_argument("--pretrained", action="store_true", help="only where published weights are known")
+    parser.add_argument("--families", action="store_true", help="one line a family instead of one a model")
+    parser.add_argument("--json", action="store_true", help="a JSON list on stdout")
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = collect(args.pattern, args.pretrained)
+    if not rows:
+        from .models import our_names
+
+        raise ValueError(f"no model matches {args.pattern!r}; there are {', '.join(our_names())}")
+    if args.families:
+        rows = by_family(rows)
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    elif args.families:
+        for row in rows:
+            print(f"{row['family']:<12} {row['models']:>2} models  {row['sizes']:<34} {row['paper']}")
+    else:
+        print(f"{'model':<20} {'parameters':>10}  {'family':<12} weights")
+        for row in rows:
+            millions = row["parameters"] / 1e6
+            print(f"{row['name']:<20} {millions:>8.1f} M  {row['family']:<12} {row['weights']}")
+    return 0
+
+
+def collect(pattern: str, pretrained: bool) -> list[dict]:
+    import timm
+
+    from .models import count_parameters, families, meta_model, names_of, weights_origin
+
+    rows = []
+    for family in families():
+        known = set(names_of(family))
+        with_weights = {n.partition(".")[0] for n in timm.list_models(module=family, pretrained=True)}
+        names = known & set(timm.list_models(pattern, module=family))
+        for name in names & with_weights if pretrained else names:
+            model = meta_model(name)
+            cfg = model.pretrained_cfg
+            row = {"name": name, "family": family, "parameters": count_parameters(model)}
+            row["weights"] = weights_origin(cfg) if name in with_weights else "no published address"
+            row["paper"] = f"arXiv {cfg['paper_ids']}" if cfg.get("paper_ids") else ""
+            rows.append(row)
+    order = {family: i for i, family in enumerate(families())}
+    return sorted(rows, key=lambda row: (order[row["family"]], row["parameters"], row["name"]))
+
+
+def by_family(rows: list[dict]) -> list[dict]:
+    table = []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        members = [row for row in rows if row["family"] == family]
+        sizes = ", ".join(row["name"].removeprefix(family + "_") for row in members)
+        table.append({"family": family, "models": len(members), "sizes": sizes, "paper": members[0]["paper"]})
+    return table

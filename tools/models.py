@@ -1,0 +1,113 @@
+"""Finding, building and loading models by name, for the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module, resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def families() -> tuple[str, ...]:
+    """The family names of ``linzoo.vision``, which are also its subpackages and timm's module names."""
+    return tuple(import_module("linzoo.vision").FAMILIES)
+
+
+def names_of(family: str) -> list[str]:
+    import timm
+
+    return timm.list_models(module=family)
+
+
+def our_names() -> list[str]:
+    return [name for family in families() for name in names_of(family)]
+
+
+def family_of(name: str) -> str | None:
+    """The family that registers ``name`` (with or without a tag), None for one of timm's own models."""
+    base = name.partition(".")[0]
+    return next((family for family in families() if base in names_of(family)), None)
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` when timm's registry (ours included) knows it.
+
+    Raises: ValueError with the nearest names, ours before timm's.
+    """
+    import timm
+
+    ours = our_names()
+    base = name.partition(".")[0]
+    if timm.is_model(base):
+        return name
+    near = get_close_matches(base.lower(), ours) or get_close_matches(base.lower(), timm.list_models())
+    hint = f"did you mean {' or '.join(near)}?" if near else "`linzoo list` shows the names"
+    raise ValueError(f"model must be a name known to timm or linzoo, got {name!r}; {hint}")
+
+
+def meta_model(name: str, **kwargs) -> nn.Module:
+    """The model without memory or initialisation, for counting and for checking a weight file against."""
+    import timm
+    import torch
+
+    check_name(name)
+    with torch.device("meta"):
+        return timm.create_model(name, **kwargs).eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_macs(name: str, size: int) -> int:
+    """Multiply-adds of one forward of one ``size`` x ``size`` picture; matrix products and convolutions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = meta_model(name)
+    channels = model.pretrained_cfg["input_size"][0]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, channels, size, size, device="meta"))
+    return counter.get_total_flops() // 2
+
+
+def weights_origin(cfg: Mapping) -> str:
+    """One line: where ``pretrained=True`` would fetch weights from."""
+    if cfg.get("hf_hub_id"):
+        file = cfg.get("hf_hub_filename")
+        return f"Hugging Face hub, {cfg['hf_hub_id']}" + (f", file {file}" if file else "")
+    if cfg.get("url"):
+        return cfg["url"]
+    return "none published under a known address; pass a file with --checkpoint"
+
+
+def card_summary(family: str) -> str:
+    """The first paragraph of the family's card (its README), as plain text; empty when there is no card."""
+    try:
+        card = resources.files(f"linzoo.vision.{family}").joinpath("README.md").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    paragraphs = (" ".join(p.split()) for p in card.split("\n\n"))
+    text = next((p for p in paragraphs if p and not p.startswith(("#", "|", "```", "!", ">"))), "")
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "").replace("**", "")
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Strict load that names what does not fit.
+
+    Raises: ValueError listing missing, unexpected and wrongly shaped tensors; the model is unchanged then.
+    """
+    want = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    have = {key: tuple(value.shape) for key, value in tensors.items()}
+    faults = [f"missing {key}" for key in want.keys() - have.keys()]
+    faults += [f"unexpected {key}" for key in have.keys() - want.keys()]
+    differ = [key for key in want.keys() & have.keys() if want[key] != have[key]]
+    faults += [f"{key} is {have[key]}, must be {want[key]}" for key in differ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"{source} does not fit the model: {'; '.join(sorted(faults)[:3])}{more}")
+    model.load_state_dict(dict(tensors), strict=True)

@@ -1,0 +1,46 @@
+"""From a variant table to timm's builder."""
+
+from collections.abc import Callable
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg
+from torch import nn
+
+
+def pretrained_cfg(**fields) -> dict:
+    """timm's ``PretrainedCfg`` fields for an ImageNet-1k model at 224: resize 256, bicubic, centre crop."""
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv0",
+        "classifier": "head",
+        **fields,
+    }
+
+
+def build(
+    model_cls: type[nn.Module], name: str, pretrained: bool, filter_fn: Callable, fixed: dict, given: dict
+) -> nn.Module:
+    """A model through timm's builder: the variant's keyword arguments, overridden by the caller's.
+
+    Args:
+        model_cls: Pyramid or another Backbone.
+        name: registered name.
+        pretrained: load the weights that the model's ``pretrained_cfg`` names.
+        filter_fn: the family's ``checkpoint_filter_fn``.
+        fixed, given: keyword arguments of the variant and of the caller.
+    """
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    return build_model_with_cfg(
+        model_cls,
+        name,
+        pretrained,
+        pretrained_filter_fn=filter_fn,
+        feature_cfg=feature_cfg,
+        **{**fixed, **given},
+    )

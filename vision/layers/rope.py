@@ -1,0 +1,80 @@
+"""Rotary tables over a token grid: the first half of a head turns with the row, the second with the column.
+
+    theta_j = 10000 ^ -(j / (m - 1)),  j = 0..m-1,  m = head_dim / 4         both ends included
+    channel i <  head_dim / 2:  angle = row    * theta_{floor(i / 2)}
+    channel i >= head_dim / 2:  angle = column * theta_{floor((i - head_dim / 2) / 2)}
+
+Positions are integers from 0 and are not rescaled with the resolution.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+Rope = tuple[Tensor, Tensor]
+
+# Here and not in buffers: .half() would round a buffer, and the phase error grows with the position.
+_CACHE: OrderedDict[tuple, Rope] = OrderedDict()
+_CACHE_ENTRIES = 16
+_CACHE_NUMEL = 1 << 20  # larger tables are cheap beside the work on so many tokens, and would pin memory
+
+
+def rope_table(height: int, width: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> Rope:
+    """Cosines and sines of every token of a row-major (height, width) grid.
+
+    Args:
+        height, width: tokens; may be symbolic while compiling or exporting.
+        head_dim: channels of a head, a multiple of 4.
+        device: where the tables live.
+        dtype: of the activations; float64 gives float64 tables, everything else float32.
+    Returns: (cos, sin), each (height * width, head_dim).
+    Raises: ValueError when head_dim is not a positive multiple of 4.
+    """
+    if head_dim < 4 or head_dim % 4:
+        raise ValueError(f"rope_table: head_dim must be a positive multiple of 4, got {head_dim}")
+    acc = torch.float64 if dtype == torch.float64 else torch.float32
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _build(height, width, head_dim, device, acc)  # symbolic sizes are no dictionary keys
+    key = (height, width, head_dim, torch.device(device), acc)
+    # Under FakeTensorMode and its like even an empty tensor is of another class: nothing is read or kept.
+    plain = type(torch.empty(0, device=device)) is Tensor
+    if plain and key in _CACHE:
+        _CACHE.move_to_end(key)
+        return _CACHE[key]
+    with torch.inference_mode(False):  # inference tensors could not be saved for a later backward
+        table = _build(height, width, head_dim, device, acc)
+    if plain and table[0].numel() <= _CACHE_NUMEL:
+        _CACHE[key] = table
+        if len(_CACHE) > _CACHE_ENTRIES:
+            _CACHE.popitem(last=False)
+    return table
+
+
+def frequencies(head_dim: int, device: torch.device | str | None = None) -> Tensor:
+    """theta, (head_dim / 4,), float32 even for float64 models: the authors' checkpoints hold it so."""
+    return 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 4, device=device, dtype=torch.float32)
+
+
+def _build(height: int, width: int, head_dim: int, device: torch.device, acc: torch.dtype) -> Rope:
+    theta = frequencies(head_dim, device).to(acc).repeat_interleave(2)
+    rows = torch.arange(height, device=device).to(acc)[:, None] * theta
+    cols = torch.arange(width, device=device).to(acc)[:, None] * theta
+    shape = (height, width, head_dim // 2)
+
+    def spread(by_row: Tensor, by_col: Tensor) -> Tensor:
+        both = (by_row[:, None].expand(shape), by_col[None].expand(shape))
+        return torch.cat(both, -1).reshape(height * width, head_dim)
+
+    return spread(rows.cos(), cols.cos()), spread(rows.sin(), cols.sin())
+
+
+def rotate(x: Tensor, rope: Rope) -> Tensor:
+    """Turns the interleaved pairs (2j, 2j + 1) of ``x`` (B, N, H, D) by tables (N, D); same shape and dtype.
+
+    out_{2j} = x_{2j} cos - x_{2j+1} sin,  out_{2j+1} = x_{2j+1} cos + x_{2j} sin, in the tables' precision.
+    """
+    cos, sin = rope[0].unsqueeze(-2), rope[1].unsqueeze(-2)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-odd, even), -1).flatten(-2)
+    return torch.addcmul(x * cos, turned.to(sin.dtype), sin).to(x.dtype)

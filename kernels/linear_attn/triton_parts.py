@@ -1,0 +1,131 @@
+"""Device functions shared by the kernels: tile loads, feature maps, rotation, guarded dot, normaliser terms.
+
+Importing this file imports triton, and the interpreter is chosen (or not) at that moment: TRITON_INTERPRET=1
+has to be in the environment before. All arithmetic is float32; only dot operands and outputs are rounded.
+"""
+
+import triton
+import triton.language as tl
+
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+
+@triton.jit
+def dot(a, b, acc, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + a b with operands rounded to OPERAND and float32 sums."""
+    a = a.to(OPERAND)
+    b = b.to(OPERAND)
+    if INTERPRETED and tl.bfloat16 == OPERAND:  # the interpreter multiplies bfloat16 bit patterns as integers
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def load_rows(ptr, tokens, stride, columns, live, WIDTH: tl.constexpr, ALIGN: tl.constexpr):
+    """(tokens, columns) as float32, zero outside; ``stride`` counts ALIGN elements, so that alignment is known."""
+    offsets = tokens[:, None] * stride * ALIGN + columns[None, :]
+    inside = live[:, None] & (columns < WIDTH)[None, :]
+    return tl.load(ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_rows(ptr, tokens, stride, columns, value, live, WIDTH: tl.constexpr):
+    offsets = tokens[:, None] * stride + columns[None, :]
+    inside = live[:, None] & (columns < WIDTH)[None, :]
+    tl.store(ptr + offsets, value.to(ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def load_vector(ptr, columns, WIDTH: tl.constexpr):
+    return tl.load(ptr + columns, mask=columns < WIDTH, other=0.0)
+
+
+@triton.jit
+def load_state(ptr, d, e, D: tl.constexpr, E: tl.constexpr):
+    """Tile (d, e) of one head's D x E state."""
+    inside = (d < D)[:, None] & (e < E)[None, :]
+    return tl.load(ptr + d[:, None] * E + e[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def feature(x, FEATURE: tl.constexpr):
+    if FEATURE == "elu1":
+        x = tl.exp(tl.minimum(x, 0.0)) + tl.maximum(x, 0.0)  # elu(x) + 1 without expm1, cannot overflow
+    elif FEATURE == "relu":
+        x = tl.maximum(x, 0.0)
+    return x
+
+
+@triton.jit
+def feature_slope(x, FEATURE: tl.constexpr):
+    if FEATURE == "elu1":
+        slope = tl.exp(tl.minimum(x, 0.0))
+    elif FEATURE == "relu":
+        slope = tl.where(x > 0.0, 1.0, 0.0)
+    else:
+        slope = tl.full(x.shape, 1.0, tl.float32)
+    return slope
+
+
+@triton.jit
+def quarter_turn(x):
+    """Pairs (x0, x1) of the last axis become (-x1, x0)."""
+    rows: tl.constexpr = x.shape[0]
+    columns: tl.constexpr = x.shape[1]
+    even, odd = tl.split(tl.reshape(x, [rows, columns // 2, 2]))
+    return tl.reshape(tl.join(-odd, even), [rows, columns])
+
+
+@triton.jit
+def rotate(x, cos_ptr, sin_ptr, tokens, d, live, D: tl.constexpr, INVERSE: tl.constexpr):
+    """The rotation of each token's pairs; INVERSE applies its transpose, which is what gradients need."""
+    if cos_ptr is not None:
+        cos = load_rows(cos_ptr, tokens, D, d, live, D, 1)
+        sin = load_rows(sin_ptr, tokens, D, d, live, D, 1)
+        if INVERSE:
+            x = x * cos - quarter_turn(x * sin)
+        else:
+            x = x * cos + quarter_turn(x) * sin
+    return x
+
+
+@triton.jit
+def norm_terms(
+    z, n, tau, scale, eps, cmin, NORM: tl.constexpr, EPS_MEAN: tl.constexpr, CENTERED: tl.constexpr
+):
+    """alpha, beta of y = alpha u + beta m, and their slopes in z; all zero for an empty state (n = 0)."""
+    filled = tl.maximum(n, 1.0)
+    zero = tl.zeros_like(z)
+    beta = zero
+    alpha_slope = zero
+    beta_slope = zero
+    if NORM == "sum":
+        alpha = 1.0 / (z + (eps * filled if EPS_MEAN else eps))
+        alpha_slope = -alpha * alpha
+    elif NORM == "clamp":
+        held = 1.0 / tl.maximum(z, cmin)
+        alpha = tau * held
+        alpha_slope = tl.where(z > cmin, -alpha * held, 0.0)
+    elif NORM == "mag":
+        tau = scale / filled
+        inverse = 1.0 / (tau * z + eps)
+        alpha = tau * (1.0 + inverse)
+        beta = -tau * z / filled
+        alpha_slope = -(tau * inverse) * (tau * inverse)
+        beta_slope = zero - tau / filled
+    else:  # sub
+        tau = scale / filled
+        alpha = zero + tau
+        if CENTERED:  # the state holds the subtracted term already
+            beta = zero + 1.0 / filled
+        else:
+            beta = (1.0 - tau * z) / filled
+            beta_slope = zero - tau / filled
+    live = n > 0.0
+    return (
+        tl.where(live, alpha, 0.0),
+        tl.where(live, beta, 0.0),
+        tl.where(live, alpha_slope, 0.0),
+        tl.where(live, beta_slope, 0.0),
+    )

@@ -1,0 +1,73 @@
+"""Tile sizes by kernel, width, dtype and architecture: a table, for there is no autotuning. Imports no triton.
+
+The rows are what compiles for sm_80, sm_90, sm_100 and gfx942 with no stack and no spills (`linzoo
+kernel-report`). They have not been timed: nothing here has run on a GPU.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Tokens, key columns and value columns of one step; warps; pipeline stages; token blocks a program reads."""
+
+    tokens: int
+    keys: int
+    values: int
+    warps: int = 4
+    stages: int = 2
+    steps: int = 1
+
+
+# (kernel, bytes of an element, width class); the class is the larger of D and E, rounded up to 32, 64 or 128.
+TILES: dict[tuple[str, int, int], Tile] = {
+    ("accumulate", 2, 32): Tile(64, 32, 32),
+    ("accumulate", 2, 64): Tile(64, 64, 64),
+    ("accumulate", 2, 128): Tile(64, 64, 64),
+    ("accumulate", 4, 32): Tile(32, 32, 32),
+    ("accumulate", 4, 64): Tile(32, 64, 32),
+    ("accumulate", 4, 128): Tile(32, 64, 32),
+    ("reduce_backward", 2, 32): Tile(64, 32, 32),
+    ("reduce_backward", 2, 64): Tile(64, 64, 64),
+    ("reduce_backward", 2, 128): Tile(64, 64, 64),
+    ("reduce_backward", 4, 32): Tile(32, 32, 32),
+    ("reduce_backward", 4, 64): Tile(32, 32, 32),
+    ("reduce_backward", 4, 128): Tile(32, 32, 32),
+    ("readout_forward", 2, 32): Tile(64, 32, 32, steps=4),
+    ("readout_forward", 2, 64): Tile(64, 64, 64, steps=4),
+    ("readout_forward", 2, 128): Tile(64, 64, 64, steps=4),
+    ("readout_forward", 4, 32): Tile(32, 32, 32, steps=4),
+    ("readout_forward", 4, 64): Tile(32, 64, 32, steps=4),
+    ("readout_forward", 4, 128): Tile(32, 64, 32, steps=4),
+    ("readout_backward", 2, 32): Tile(64, 32, 32),
+    ("readout_backward", 2, 64): Tile(64, 64, 64),
+    ("readout_backward", 2, 128): Tile(64, 64, 64),
+    ("readout_backward", 4, 32): Tile(32, 32, 32),
+    ("readout_backward", 4, 64): Tile(32, 32, 32),
+    ("readout_backward", 4, 128): Tile(32, 32, 32),
+}
+
+# The same, for one architecture where the row above is not enough.
+ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {}
+
+
+def width_class(key_dim: int, value_dim: int) -> int:
+    width = max(key_dim, value_dim)
+    return 32 if width <= 32 else 64 if width <= 64 else 128
+
+
+def tile_for(kernel: str, key_dim: int, value_dim: int, itemsize: int, arch: str) -> Tile:
+    """The shipped tile of a kernel; ``arch`` is "sm_80", "sm_90", "sm_100", "gfx942" or another of their form."""
+    row = (kernel, itemsize, width_class(key_dim, value_dim))
+    return ARCH_TILES.get((*row, arch), TILES[row])
+
+
+def dot_precision(key_dim: int, itemsize: int, arch: str) -> str:
+    """float32 dots: exact up to 64 columns, three tf32 products above on NVIDIA (exact ones spill there)."""
+    return "tf32x3" if itemsize == 4 and key_dim > 64 and arch.startswith("sm_") else "ieee"
+
+
+def split_count(programs: int, tokens: int, key_dim: int, itemsize: int, processors: int) -> int:
+    """Parts in which a row's tokens are summed: fill the device twice, partial states under a tenth of the reads."""
+    wanted = -(-2 * processors // max(programs, 1))
+    return max(1, min(wanted, tokens * itemsize // (20 * key_dim)))

@@ -15,4 +15,12 @@ else:
     from .errors import BackendError, ShapeError
     from .linear_attn import LinState, feature_map, lin_readout, lin_reduce, linear_attn
 
-    __all__ = ["BackendError", "LinState", "ShapeError", "feature_map", "lin_readout", "lin_reduce", "linear_attn"]
+    __all__ = [
+        "BackendError",
+        "LinState",
+        "ShapeError",
+        "feature_map",
+        "lin_readout",
+        "lin_reduce",
+        "linear_attn",
+    ]

@@ -1,25 +1,306 @@
-"""Global, non-causal linear attention: reduce tokens to a state, read the state out."""
+"""Global, non-causal linear attention: reduce tokens to a state, read the state out. Equations in README.md."""
 
+import torch
 from torch import Tensor
 
-from .features import feature_map
+from .. import checks
+from ..checks import Rope
+from ..dispatch import BACKENDS, choose
+from ..errors import ShapeError
+from .features import FEATURES, feature_map
+from .norms import NORMS
+from .ops import exactly, lin_readout_op, lin_reduce_op
 from .plain import lin_readout_plain, lin_reduce_plain
+from .reference import lin_readout_reference, lin_reduce_reference
 from .state import LinState
 
 __all__ = ["LinState", "feature_map", "lin_readout", "lin_reduce", "linear_attn"]
 
 
-def lin_reduce(k, v, *, feature="identity", norm="sum", rope=None, weight=None, mask=None, cu_seqlens=None, backend="auto"):
-    return lin_reduce_plain(k, v, weight, mask, rope, feature, norm == "sub" and rope is None)
+def linear_attn(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature: str = "identity",
+    norm: str = "sum",
+    eps: float = 1e-6,
+    eps_on: str = "mean",
+    scale: float | Tensor | None = None,
+    cmin: float | None = None,
+    rope: Rope | None = None,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Every query reads all keys of its row (or segment), at O(N): ``lin_readout(q, lin_reduce(k, v))``.
+
+        y_i = alpha(z_i) u_i + beta(z_i) m      z_i = phi(q_i) . s      u_i = S^T R_i phi(q_i)
+        S = sum_j w_j R_j phi(k_j) v_j^T        s = sum_j w_j phi(k_j)      m = sum_j v_j
+
+    Args:
+        q, k: (B, N, H, D), any strides with unit stride on D; N >= 1.
+        v: (B, N, H, E), same dtype. float64, float32, bfloat16 or float16; under autocast cast to its dtype.
+        feature: phi: "identity", "elu1" (elu(x) + 1) or "relu".
+        norm: "sum" divides by z (+ eps). "clamp" multiplies by scale / max(z, cmin). "mag" with tau = scale / n:
+            tau u (1 + 1 / (tau z + eps)) - tau z m / n. "sub": tau u + (1 - tau z) m / n. No clamp is added silently.
+        eps: >= 0; added to z for "sum", to tau z for "mag".
+        eps_on: "mean": eps belongs to the mean of the keys (eps n is added to z); "sum": eps itself is added ("sum" only).
+        scale: "clamp": tensor (H,), differentiable. "mag", "sub": number, default D^-1/2. "sum": None.
+        cmin: > 0, needed by "clamp", only there.
+        rope: (cos, sin), each (N, D), float32 (float64 for float64 input), constants; R turns the pairs (2j, 2j + 1) of
+            phi(q) and phi(k) in u and S, never in z and s. With cu_seqlens the rows of the tables belong to packed tokens.
+        weight: (B, N, H), differentiable; scales phi(k) only. Refused with "mag" and "sub".
+        mask: (B, N) bool; tokens with False count in none of S, s, m, n. Every token still reads.
+        cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments attend within themselves.
+        backend: "auto", "triton" (CUDA), "eager", "reference" (slow: the definition).
+    Returns: (B, N, H, E) in q's dtype; sums in float32 (float64 for float64). 0 where there is no key.
+    Raises: ShapeError, ValueError, TypeError that name the argument; BackendError when a named backend cannot run.
+    Once differentiable in q, k, v, weight and scale. Sources: README.md.
+    """
+    op = "linear_attn"
+    checks.check_tokens(op, "q", q, "(B, N, H, D)")
+    checks.check_keys_values(op, k, v)
+    q, k, v = _autocast(q, k, v)
+    checks.check_queries(op, q, k)
+    _check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
+    scale = _check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
+    chosen = choose(op, BACKENDS, backend, q)
+    state = _reduce(k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, chosen)
+    return _readout(
+        q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, None, backend, chosen
+    )
 
 
-def lin_readout(q, state, *, feature="identity", norm="sum", eps=1e-6, eps_on="mean", scale=None, cmin=None, rope=None,
-                cu_seqlens=None, state_index=None, backend="auto"):
-    return lin_readout_plain(q, state, rope, feature, norm, eps, eps_on, scale, cmin)
+def lin_reduce(
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature: str = "identity",
+    norm: str = "sum",
+    rope: Rope | None = None,
+    weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+) -> LinState:
+    """The state of the tokens of each row (R = B) or segment (R = G): sums, so states of disjoint tokens add.
+
+    Arguments as in ``linear_attn``. ``norm`` is what the state will be read with: "sub" without rope keeps S centred about the
+    means (an offset in k and v would cost digits), anything else keeps plain sums.
+
+    Returns: LinState, contiguous, float32 (float64 for float64 input). Empty segments have zero states.
+    Raises: as ``linear_attn``. Once differentiable in k, v and weight.
+    """
+    op = "lin_reduce"
+    checks.check_keys_values(op, k, v)
+    (k, v) = _autocast(k, v)
+    _check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
+    return _reduce(
+        k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, choose(op, BACKENDS, backend, k)
+    )
 
 
-def linear_attn(q: Tensor, k: Tensor, v: Tensor, *, feature="identity", norm="sum", eps=1e-6, eps_on="mean", scale=None,
-                cmin=None, rope=None, weight=None, mask=None, cu_seqlens=None, backend="auto") -> Tensor:
-    state = lin_reduce(k, v, feature=feature, norm=norm, rope=rope, weight=weight, mask=mask, backend=backend)
-    return lin_readout(q, state, feature=feature, norm=norm, eps=eps, eps_on=eps_on, scale=scale, cmin=cmin, rope=rope,
-                       backend=backend)
+def lin_readout(
+    q: Tensor,
+    state: LinState,
+    *,
+    feature: str = "identity",
+    norm: str = "sum",
+    eps: float = 1e-6,
+    eps_on: str = "mean",
+    scale: float | Tensor | None = None,
+    cmin: float | None = None,
+    rope: Rope | None = None,
+    cu_seqlens: Tensor | None = None,
+    state_index: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Each query reads a state: its row's, its segment's, or the one ``state_index`` names.
+
+    Args (others as in ``linear_attn``):
+        q: (B, N, H, D); N is free of the number of tokens in the state.
+        state: R = B rows; R = G with cu_seqlens; any R with state_index.
+        state_index: (N,) int32 in 0 .. R - 1, needs B = 1. Values are checked on the CPU only.
+    Returns: (B, N, H, E) in q's dtype; 0 where the state is empty (n = 0).
+    Raises: as ``linear_attn``. Once differentiable in q, S, s, m and scale.
+    """
+    op = "lin_readout"
+    checks.check_tokens(op, "q", q, "(B, N, H, D)")
+    (q,) = _autocast(q)
+    _check_state(op, q, state, norm, rope, cu_seqlens, state_index)
+    checks.check_rope(op, rope, "q", q)
+    checks.check_cu_seqlens(op, cu_seqlens, "q", q)
+    checks.check_state_index(op, state_index, cu_seqlens, q, state.S.shape[0])
+    scale = _check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
+    chosen = choose(op, BACKENDS, backend, q)
+    return _readout(
+        q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, state_index, backend, chosen
+    )
+
+
+def _autocast(*xs: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast q, k and v take its dtype; states, weights and tables stay as they are."""
+    kind = xs[0].device.type
+    if (
+        torch.amp.is_autocast_available(kind)
+        and torch.is_autocast_enabled(kind)
+        and xs[0].dtype != torch.float64
+    ):
+        return tuple(x.to(torch.get_autocast_dtype(kind)) for x in xs)
+    return xs
+
+
+def _check_reduce(
+    op: str,
+    k: Tensor,
+    v: Tensor,
+    feature: str,
+    norm: str,
+    rope: Rope | None,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> None:
+    checks.check_word(op, "feature", feature, FEATURES)
+    checks.check_word(op, "norm", norm, NORMS)
+    checks.check_rope(op, rope, "k", k)
+    checks.check_weight_and_mask(op, k, weight, mask, norm)
+    checks.check_cu_seqlens(op, cu_seqlens, "k", k)
+
+
+def _check_readout(
+    op: str,
+    q: Tensor,
+    feature: str,
+    norm: str,
+    eps: float,
+    eps_on: str,
+    scale: float | Tensor | None,
+    cmin: float | None,
+) -> float | Tensor | None:
+    """The words and numbers of a readout; the resolved scale."""
+    checks.check_word(op, "feature", feature, FEATURES)
+    checks.check_word(op, "norm", norm, NORMS)
+    checks.check_word(op, "eps_on", eps_on, ("mean", "sum"))
+    checks.check_number(op, "eps", eps, least=0)
+    if eps_on == "sum" and norm != "sum":
+        raise ValueError(f"{op}: eps_on must be 'mean' unless norm='sum', got 'sum' with norm={norm!r}")
+    if norm == "clamp":
+        checks.check_number(op, "cmin", cmin, above=0)
+        checks.check_shape(op, "scale", scale, "(H,)", (q.shape[2],))
+        checks.check_like(op, "scale", scale, "q", q, scale.dtype)
+        return scale
+    if cmin is not None:
+        raise ValueError(f"{op}: cmin must be None unless norm='clamp', got {cmin} with norm={norm!r}")
+    if norm == "sum":
+        if scale is not None:
+            raise ValueError(f"{op}: scale must be None with norm='sum', got {scale}")
+        return None
+    if scale is None:
+        return q.shape[-1] ** -0.5
+    checks.check_number(op, "scale", scale)
+    return float(scale)
+
+
+def _check_state(
+    op: str,
+    q: Tensor,
+    state: LinState,
+    norm: str,
+    rope: Rope | None,
+    cu_seqlens: Tensor | None,
+    state_index: Tensor | None,
+) -> None:
+    if not isinstance(state, LinState):
+        raise TypeError(f"{op}: state must be a LinState, got {type(state).__name__}")
+    checks.check_tensor(op, "state.S", state.S, "(R, H, D, E)", 4)
+    states, heads, key_dim, value_dim = state.S.shape
+    checks.check_like(op, "state.S", state.S, "q", q, checks.accumulation_dtype(q.dtype))
+    if heads != q.shape[2] or key_dim != q.shape[3]:
+        checks.refuse(op, "state.S", f"have q's (H, D) = {tuple(q.shape[2:])}", (heads, key_dim))
+    checks.check_shape(op, "state.s", state.s, "(R, H, D)", (states, heads, key_dim))
+    checks.check_shape(op, "state.m", state.m, "(R, H, E)", (states, heads, value_dim))
+    checks.check_shape(op, "state.n", state.n, "(R,)", (states,))
+    if state_index is None:
+        rows, where = (q.shape[0], "B") if cu_seqlens is None else (cu_seqlens.shape[0] - 1, "G")
+        if states != rows:
+            checks.refuse(op, "state.S", f"have R = {where} = {rows} rows", states)
+    if state.centered and (norm != "sub" or rope is not None):
+        raise ShapeError(
+            f"{op}: a centred state must be read with norm='sub' and rope=None, got norm={norm!r}"
+            + (" with rope" if rope is not None else "")
+        )
+
+
+def _is_traced_plainly(x: Tensor, backend: str, *packed: Tensor | None) -> bool:
+    """Whether a compiler should see the plain formulation: ONNX (knows no custom op) and torch.compile on a CPU.
+
+    torch.export keeps the op, a backend asked for by name keeps it, and packed rows need it (their tiling depends on data).
+    """
+    if backend != "auto" or any(p is not None for p in packed) or not torch.compiler.is_compiling():
+        return False
+    if torch.compiler.is_exporting():
+        return torch.onnx.is_in_onnx_export()
+    return x.device.type == "cpu"
+
+
+def _reduce(
+    k: Tensor,
+    v: Tensor,
+    feature: str,
+    norm: str,
+    rope: Rope | None,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    backend: str,
+    chosen: str,
+) -> LinState:
+    centered = norm == "sub" and rope is None
+    if chosen == "reference":
+        with exactly(k):
+            return lin_reduce_reference(k, v, weight, mask, rope, cu_seqlens, feature, centered)
+    if _is_traced_plainly(k, backend, cu_seqlens):
+        with exactly(k):
+            return lin_reduce_plain(k, v, weight, mask, rope, feature, centered)
+    cos, sin = rope or (None, None)
+    k, v = _unit_stride(k), _unit_stride(v)
+    S, s, m, n = lin_reduce_op(k, v, weight, mask, cos, sin, cu_seqlens, feature, centered, chosen)
+    return LinState(S, s, m, n, centered)
+
+
+def _readout(
+    q: Tensor,
+    state: LinState,
+    feature: str,
+    norm: str,
+    eps: float,
+    eps_on: str,
+    scale: float | Tensor | None,
+    cmin: float | None,
+    rope: Rope | None,
+    cu_seqlens: Tensor | None,
+    state_index: Tensor | None,
+    backend: str,
+    chosen: str,
+) -> Tensor:
+    if chosen == "reference":
+        with exactly(q):
+            return lin_readout_reference(
+                q, state, rope, cu_seqlens, state_index, feature, norm, eps, eps_on, scale, cmin
+            )
+    if _is_traced_plainly(q, backend, cu_seqlens, state_index):
+        with exactly(q):
+            return lin_readout_plain(q, state, rope, feature, norm, eps, eps_on, scale, cmin)
+    cos, sin = rope or (None, None)
+    tau, factor = (scale, 0.0) if norm == "clamp" else (None, scale or 0.0)
+    packed = (cu_seqlens, state_index)
+    words = (feature, norm, float(eps), eps_on, factor, float(cmin or 0.0), state.centered, chosen)
+    return lin_readout_op(_unit_stride(q), state.S, state.s, state.m, state.n, tau, cos, sin, *packed, *words)
+
+
+def _unit_stride(x: Tensor) -> Tensor:
+    """``x`` itself when D is contiguous, as in views of a fused projection; else a contiguous copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,60 +1,74 @@
-"""The unchunked formulation in plain torch, differentiable by autograd: what torch.compile and ONNX trace."""
+"""The unchunked formulation in plain torch, differentiable by autograd: what torch.compile and ONNX export trace."""
 
 import torch
 from torch import Tensor
 
+from ..checks import Rope, accumulation_dtype
 from .features import feature_map, rotate
 from .state import LinState
 
 
-def accumulation_dtype(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
 def lin_reduce_plain(
-    k: Tensor, v: Tensor, weight: Tensor | None, mask: Tensor | None, rope, feature: str, centered: bool
+    k: Tensor,
+    v: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    rope: Rope | None,
+    feature: str,
+    centered: bool,
 ) -> LinState:
-    acc = accumulation_dtype(k)
-    p = feature_map(k.to(acc), feature)
-    v = v.to(acc)
+    acc = accumulation_dtype(k.dtype)
+    k, v = k.to(acc), v.to(acc)
+    if mask is None:  # the count as a tensor: a Python number would freeze N in an exported graph
+        n = k.new_ones(k.shape[:2], dtype=torch.int64).sum(1)
+    else:
+        keep = mask[..., None, None]
+        k, v, n = torch.where(keep, k, 0), torch.where(keep, v, 0), mask.sum(1)
+    p = feature_map(k, feature)
     if weight is not None:
         p = p * weight.unsqueeze(-1).to(acc)
     if mask is not None:
-        keep = mask[..., None, None].to(acc)
-        p, v = p * keep, v * keep
-        n = mask.sum(1)
-    else:
-        n = torch.full((k.shape[0],), 1, device=k.device) * k.new_ones(k.shape[1], dtype=torch.int64).sum()
+        p = torch.where(keep, p, 0)
     s, m = p.sum(1), v.sum(1)
+    if centered:
+        count = n.clamp(min=1).to(acc)[:, None, None, None]
+        p, v = p - s.unsqueeze(1) / count, v - m.unsqueeze(1) / count
+        if mask is not None:
+            p = torch.where(keep, p, 0)
     if rope is not None:
         p = rotate(p, *rope)
     S = torch.einsum("bnhd,bnhe->bhde", p, v)
-    if centered:
-        S = S - torch.einsum("bhd,bhe->bhde", s, m) / n.clamp(min=1).to(acc)[:, None, None, None]
     return LinState(S, s, m, n, centered)
 
 
 def lin_readout_plain(
-    q: Tensor, state: LinState, rope, feature: str, norm: str, eps: float, eps_on: str, scale, cmin
+    q: Tensor,
+    state: LinState,
+    rope: Rope | None,
+    feature: str,
+    norm: str,
+    eps: float,
+    eps_on: str,
+    scale: float | Tensor | None,
+    cmin: float | None,
 ) -> Tensor:
-    acc = accumulation_dtype(q)
+    acc = accumulation_dtype(q.dtype)
     f = feature_map(q.to(acc), feature)
-    z = torch.einsum("bnhd,bhd->bnh", f, state.s)
+    z = torch.einsum("bnhd,bhd->bnh", f, state.s).unsqueeze(-1)
     u = torch.einsum("bnhd,bhde->bnhe", f if rope is None else rotate(f, *rope), state.S)
-    n = state.n.clamp(min=1).to(acc)[:, None, None]
-    mean_v = (state.m.unsqueeze(1) / n.unsqueeze(-1)).to(acc)
+    count = state.n.clamp(min=1).to(acc)[:, None, None, None]
+    empty = state.n[:, None, None, None] == 0  # read as 0: their denominator becomes 1
     if norm == "sum":
-        y = u / (z + (eps * n if eps_on == "mean" else eps)).unsqueeze(-1)
+        y = u / (z + torch.where(empty, 1.0, eps * count if eps_on == "mean" else eps))
     elif norm == "clamp":
-        y = u * (scale.to(acc) / z.clamp(min=cmin)).unsqueeze(-1)
+        y = u * (scale.to(acc).unsqueeze(-1) / z.clamp(min=cmin))
     else:
-        tau = (q.shape[-1] ** -0.5 if scale is None else scale) / n
-        z = (tau * z).unsqueeze(-1)
-        u = tau.unsqueeze(-1) * u
+        tau, mean_v = scale / count, state.m.unsqueeze(1) / count
         if norm == "mag":
-            y = u * (1 + 1 / (z + eps)) - z * mean_v
+            z = tau * z
+            y = tau * u * (1 + 1 / (z + torch.where(empty, 1.0, eps))) - z * mean_v
         elif state.centered:
-            y = u + mean_v
+            y = tau * u + mean_v
         else:
-            y = u + (1 - z) * mean_v
+            y = tau * u + (1 - tau * z) * mean_v
     return y.to(q.dtype)

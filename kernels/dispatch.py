@@ -1,0 +1,72 @@
+"""Which implementation of an op runs: a tuple of candidates, best first, each of which says why it cannot."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
+
+from torch import Tensor
+
+from .errors import BackendError
+
+HAS_TRITON = find_spec("triton") is not None
+TRITON_INTERPRETED = (
+    os.environ.get("TRITON_INTERPRET") == "1"
+)  # Triton itself reads this when kernels are imported
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation. ``why_not(x)`` is None when it can run on ``x``, else the reason as a phrase.
+
+    ``by_name_only(x)`` is True where "auto" must pass it over although it could run (too slow to be a default).
+    """
+
+    name: str
+    why_not: Callable[[Tensor], str | None]
+    by_name_only: Callable[[Tensor], bool]
+
+
+def triton_why_not(x: Tensor) -> str | None:
+    if not HAS_TRITON:
+        return "triton is not installed"
+    if x.is_cuda or (x.device.type == "cpu" and TRITON_INTERPRETED):
+        return None
+    return f"tensors are on {x.device.type}, needs cuda"
+
+
+BACKENDS = (
+    Backend("triton", triton_why_not, by_name_only=lambda x: not x.is_cuda),  # off the GPU: the interpreter
+    Backend("eager", lambda x: None, by_name_only=lambda x: False),
+    Backend("reference", lambda x: None, by_name_only=lambda x: True),
+)
+
+
+def nearest(word: object, known: Sequence[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest of ``known``, or nothing."""
+    close = get_close_matches(str(word), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def choose(op: str, backends: Sequence[Backend], asked: str, x: Tensor) -> str:
+    """The backend that runs ``op`` on tensors like ``x``.
+
+    ``asked`` is a backend's name or "auto", which takes the first that can run. A backend asked for by name never
+    falls back: it raises BackendError with the reason. Raises ValueError for a name that does not exist.
+    """
+    names = tuple(b.name for b in backends)
+    if asked != "auto" and asked not in names:
+        raise ValueError(
+            f"{op}: backend must be one of {('auto', *names)}, got {asked!r}{nearest(asked, ('auto', *names))}"
+        )
+    refusals = []
+    for candidate in backends:
+        if asked == "auto" and candidate.by_name_only(x):
+            continue
+        if asked in ("auto", candidate.name):
+            reason = candidate.why_not(x)
+            if reason is None:
+                return candidate.name
+            refusals.append(f"{candidate.name}: {reason}")
+    raise BackendError(f"{op}: no backend for backend={asked!r} ({'; '.join(refusals)})")

@@ -1,0 +1,167 @@
+"""What a user can get wrong with models and weight files: one clear error each, and nothing is changed."""
+
+import os
+import pickle
+import re
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import linzoo.vision
+from linzoo.vision.ravlt import to_official
+from linzoo.vision.weights import load_official
+
+TINY = {
+    "dims": (8, 16, 24, 32),
+    "depths": (1, 1, 1, 1),
+    "heads": (1, 2, 2, 2),
+    "neck_dim": 32,
+    "num_classes": 5,
+}
+
+
+class Evil:
+    """A pickle that would run a command when it is loaded."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.fixture(scope="module")
+def official():
+    """A small RAVLT's weights in the authors' format."""
+    model = timm.create_model("ravlt_tiny", **TINY)
+    return to_official(model.state_dict(), head_dims=[8, 8, 12, 16])
+
+
+def load(path, **kwargs):
+    overlay = {"file": str(path), "num_classes": 5}
+    return timm.create_model("ravlt_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **TINY, **kwargs)
+
+
+def test_a_good_file_loads(official, tmp_path):
+    torch.save({"model": official}, tmp_path / "good.pth")
+    model = load(tmp_path / "good.pth")
+    assert torch.equal(model.state_dict()["head.bias"], official["head.bias"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_and_named(official, tmp_path, value):
+    broken = {k: v.clone() for k, v in official.items()}
+    broken["layers.1.blocks.0.attn.proj.weight"].view(-1)[3] = value
+    torch.save(broken, tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match=r"finite.*stages\.1|finite.*layers\.1"):
+        load(tmp_path / "nan.pth")
+
+
+def test_another_models_file_is_refused(tmp_path):
+    torch.save(timm.create_model("resnet10t", num_classes=5).state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(ValueError, match=r"another model's file|missing"):
+        load(tmp_path / "resnet.pth")
+
+
+def test_another_size_is_refused_with_both_shapes(official, tmp_path):
+    torch.save(official, tmp_path / "small.pth")
+    overlay = {"file": str(tmp_path / "small.pth")}
+    with pytest.raises(ValueError, match=r"another size|missing"):
+        timm.create_model("ravlt_tiny", pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+def test_a_file_that_lacks_tensors_is_refused_even_with_another_classifier(official, tmp_path):
+    part = {k: v for k, v in official.items() if not k.startswith("layers.3")}
+    torch.save(part, tmp_path / "part.pth")
+    overlay = {
+        "file": str(tmp_path / "part.pth")
+    }  # 1000 classes declared, 5 built: timm itself would not be strict
+    with pytest.raises(ValueError, match=r"missing.*stages\.3"):
+        timm.create_model("ravlt_tiny", pretrained=True, pretrained_cfg_overlay=overlay, **TINY)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_truncated_file_is_refused(official, tmp_path, suffix):
+    path = tmp_path / f"whole{suffix}"
+    if suffix == ".pth":
+        torch.save(official, path)
+    else:
+        save_file({k: v.contiguous() for k, v in official.items()}, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        load_official(path)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(official, tmp_path):
+    marker = tmp_path / "ran"
+    torch.save({"model": official, "extra": Evil(marker)}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="would run code"):
+        load_official(tmp_path / "evil.pth")
+    with pytest.raises((pickle.UnpicklingError, RuntimeError), match="weights_only"):  # timm's own path
+        load(tmp_path / "evil.pth")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [{}, {"model": {}}, [1, 2], {"epoch": 3}])
+def test_a_file_without_weights_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match="checkpoint must"):
+        load_official(tmp_path / "empty.pth")
+
+
+def test_a_file_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        load_official(tmp_path / "none.pth")
+
+
+def test_a_refused_file_leaves_a_built_model_unchanged(official):
+    model = timm.create_model("ravlt_tiny", **TINY)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    broken = dict(official)
+    broken["head.weight"] = broken["head.weight"] * float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        model.load_state_dict(linzoo.vision.ravlt.checkpoint_filter_fn(broken, model))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("ravlt_tiny", {"heads": (3, 2, 4, 8)}, r"heads must divide dim=64, got 3"),
+        ("ravlt_tiny", {"heads": (1, 2, 4)}, r"heads must have one entry a stage \(4\)"),
+        ("ravlt_tiny", {"depths": (1, 1)}, r"depths must have one entry a stage"),
+        ("ravlt_tiny", {"mixers": ("liner",) * 4}, r"'liner'; did you mean 'linear'"),
+        ("mala_tiny", {"mixers": "softmx"}, r"'softmx'; did you mean 'softmax'"),
+        ("nalaformer_xt", {"mixers": ("linear", "softmax")}, r"one a stage \(4\)"),
+        ("l2vit_tiny", {"mixers": ("alternat",) * 4}, r"'alternat'.*'alternate'"),
+        ("l2vit_tiny", {"window_size": 0}, r"window_size must be .*, got 0"),
+        ("ravlt_tiny", {"global_pool": ""}, r"global_pool must not be empty"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_what_it_must_be(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        timm.create_model(name, device="meta", **arguments)
+
+
+@pytest.mark.parametrize("name", ["ravlt_tiny", "mala_tiny", "nalaformer_xt", "l2vit_tiny"])
+def test_a_misspelt_keyword_is_a_type_error(name):
+    with pytest.raises(TypeError, match="dorp_path_rate"):
+        timm.create_model(name, device="meta", dorp_path_rate=0.1)
+
+
+@pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 0)])
+def test_a_wrong_image_is_refused_with_its_shape(name, shape):
+    model = timm.create_model(name, device="meta")
+    with pytest.raises(ValueError, match=re.escape(str(shape))):
+        model(torch.empty(shape, device="meta"))
+
+
+def test_weights_that_nobody_published_are_not_promised():
+    assert not [n for n in timm.list_pretrained("mala*")] and not [
+        n for n in timm.list_pretrained("nalaformer*")
+    ]
+    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        timm.create_model("mala_tiny", pretrained=True, depths=(1, 1, 1, 1))

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-FAMILIES = ("ravlt", "mala", "nalaformer")
+FAMILIES = ("ravlt", "mala", "nalaformer", "l2vit")
 
 __all__ = ["FAMILIES"]
 

@@ -37,13 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect(name: str, size: int | None) -> dict:
-    from .models import card_summary, count_macs, count_parameters, family_of, meta_model, weights_origin
+    from .models import card_summary, count_macs, count_parameters, family_of, meta_model, paper, weights_origin
 
     model = meta_model(name)
     cfg = model.pretrained_cfg
     size = size or cfg["input_size"][-1]
     family = family_of(name)
-    paper = cfg.get("paper_ids")
     notes = cfg.get("notes") or ""
     return {
         "name": name,
@@ -54,6 +53,6 @@ def collect(name: str, size: int | None) -> dict:
         "macs": count_macs(name, size),
         "weights": weights_origin(cfg),
         "licence": cfg.get("license") or "",
-        "paper": f"arXiv {paper}" if isinstance(paper, str) else ", ".join(f"arXiv {p}" for p in paper or ()),
+        "paper": paper(cfg),
         "notes": notes if isinstance(notes, str) else "; ".join(notes),
     }

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 def collect(pattern: str, pretrained: bool) -> list[dict]:
     import timm
 
-    from .models import count_parameters, families, meta_model, names_of, weights_origin
+    from .models import count_parameters, families, meta_model, names_of, paper, weights_origin
 
     rows = []
     for family in families():
@@ -47,7 +47,7 @@ def collect(pattern: str, pretrained: bool) -> list[dict]:
             cfg = model.pretrained_cfg
             row = {"name": name, "family": family, "parameters": count_parameters(model)}
             row["weights"] = weights_origin(cfg) if name in with_weights else "no published address"
-            row["paper"] = f"arXiv {cfg['paper_ids']}" if cfg.get("paper_ids") else ""
+            row["paper"] = paper(cfg)
             rows.append(row)
     order = {family: i for i, family in enumerate(families())}
     return sorted(rows, key=lambda row: (order[row["family"]], row["parameters"], row["name"]))

@@ -85,6 +85,12 @@ def weights_origin(cfg: Mapping) -> str:
     return "none published under a known address; pass a file with --checkpoint"
 
 
+def paper(cfg: Mapping) -> str:
+    """The papers' identifiers, such as arXiv:2411.07635; empty when the configuration names none."""
+    ids = cfg.get("paper_ids") or ()
+    return ids if isinstance(ids, str) else ", ".join(ids)
+
+
 def card_summary(family: str) -> str:
     """The first paragraph of the family's card (its README), as plain text; empty when there is no card."""
     try:

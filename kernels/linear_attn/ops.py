@@ -202,8 +202,9 @@ def _keep_readout(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 
 def _readout_backward(ctx: Any, dy: Tensor) -> tuple:
-    *grads, dtau = lin_readout_bwd_op(dy.contiguous(), *ctx.saved_tensors, *ctx.words)
-    return *grads, None, dtau if ctx.saved_tensors[5] is not None else None, *(None,) * 12
+    saved = ctx.saved_tensors  # read once: under activation checkpointing a second unpacking is an error
+    *grads, dtau = lin_readout_bwd_op(dy.contiguous(), *saved, *ctx.words)
+    return *grads, None, dtau if saved[5] is not None else None, *(None,) * 12
 
 
 lin_readout_op.register_autograd(_readout_backward, setup_context=_keep_readout)

@@ -6,6 +6,7 @@ Upstream's stages 0 and 1 mix linearly and stages 2 and 3 by softmax; ``mixers``
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from timm.layers import DropPath, calculate_drop_path_rates
@@ -98,7 +99,7 @@ class Pyramid(Backbone):
         dims, depths, heads: channels, blocks and heads of each stage; heads divide dims.
         ffn_ratio: hidden width of the feed-forward branches over dims.
         neck_dim: channels after the neck, the classifier's input.
-        layer_scale: initial value for each stage, or None for no layer scale.
+        layer_scale: initial value for each stage; None or False (timm drops None) for no layer scale.
         linear_mixer, softmax_mixer: what "linear" and "softmax" in ``mixers`` stand for.
         second_pos: a second position convolution between the branches of a block (NaLaFormer).
         linear_init: "trunc_normal" (std 0.02, bias 0), or "default" to leave Linear layers other than the
@@ -119,7 +120,7 @@ class Pyramid(Backbone):
         heads: Sequence[int] = (1, 2, 4, 8),
         ffn_ratio: float = 3.5,
         neck_dim: int = 1024,
-        layer_scale: Sequence[float] | None = (1.0, 1.0, 1.0, 1.0),
+        layer_scale: Sequence[float] | Literal[False] | None = (1.0, 1.0, 1.0, 1.0),
         linear_mixer: str = "rala",
         softmax_mixer: str = "softmax",
         second_pos: bool = False,
@@ -136,12 +137,15 @@ class Pyramid(Backbone):
         dd = {"device": device, "dtype": dtype}
         super().__init__()
         names = resolve_mixers(mixers, len(dims), linear_mixer, softmax_mixer)
-        scales = [None] * len(dims) if layer_scale is None else layer_scale
+        scales = layer_scale if layer_scale else [None] * len(dims)
         for what, given in (("depths", depths), ("heads", heads), ("layer_scale", scales)):
             if len(given) != len(dims):
                 raise ValueError(
                     f"Pyramid: {what} must have one entry a stage ({len(dims)}), got {tuple(given)}"
                 )
+        for dim, number in zip(dims, heads, strict=True):
+            if number < 1 or dim % number:
+                raise ValueError(f"Pyramid: heads must divide dim={dim}, got {number}")
         if linear_init not in ("trunc_normal", "default"):
             raise ValueError(f"Pyramid: linear_init must be 'trunc_normal' or 'default', got {linear_init!r}")
         self.in_chans, self.linear_init, self.mixers = in_chans, linear_init, names

@@ -1,0 +1,129 @@
+"""``linzoo demo``: the main job on real pictures, and the page that shows what came out.
+
+A part is a module with ``NAME``, ``TITLE``, ``settings(quick) -> dict``, ``run(context) -> section`` (JSON
+values, with ``cpu_seconds``) and ``html(section, folder) -> str``; its pictures lie in OUTPUT/NAME. What it
+has finished is kept under OUTPUT/state: a run that was stopped, at any moment and in any way, goes on there.
+"""
+
+import argparse
+import importlib
+import shutil
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+PARTS = ("digits", "scaling", "attention")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default runs/demo"
+    )
+    parser.add_argument("--restart", action="store_true", help="forget what an earlier run has reached")
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything, to try that it runs")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..extras import need
+    from .store import only_one
+
+    for module in ("sklearn", "skimage", "matplotlib"):  # now, not after minutes of work
+        need(module, "data")
+    output: Path = args.output
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output must be a folder, {output} is a file")
+    output.mkdir(parents=True, exist_ok=True)
+    with only_one(output):
+        if args.restart:
+            shutil.rmtree(output / "state", ignore_errors=True)
+        sections = {}
+        for name in PARTS:
+            sections[name] = run_part(name, output, args.quick)
+            write_results(output, sections, args.quick)
+    print(f"linzoo demo: {output / 'index.html'}")
+    return 0
+
+
+def run_part(name: str, output: Path, quick: bool) -> dict:
+    """The part's section: kept from an earlier run with the same settings, or worked out now."""
+    from .context import Context
+    from .machine import commit, processor, versions
+    from .store import PartStore
+
+    part = importlib.import_module(f".{name}", __package__)
+    settings = part.settings(quick)
+    store = PartStore(output / "state" / name, settings | {"made_with": versions()})
+    section = store.get("section")
+    if section is not None and all((output / name / file).exists() for file in section["files"]):
+        return section
+    print(f"linzoo demo: {part.TITLE}", file=sys.stderr, flush=True)
+    folder = output / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    section = part.run(Context(folder=folder, settings=settings, store=store, state=output / "state"))
+    section["files"] = sorted(file.name for file in folder.iterdir())
+    section["made"] = {
+        "processor": processor(),
+        "commit": commit(),
+        "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+    }
+    store.put("section", section)
+    return section
+
+
+def write_results(output: Path, sections: dict[str, dict], quick: bool) -> None:
+    """``results.json`` and ``index.html`` of the parts that are done."""
+    from . import page
+    from .machine import versions
+    from .store import write_atomic, write_json
+
+    write_json(output / "results.json", {"versions": versions(), "quick": quick, "parts": sections})
+    done = {name: importlib.import_module(f".{name}", __package__) for name in sections}
+    bodies = [(part.TITLE, part.html(sections[name], output / name)) for name, part in done.items()]
+    missing = [name for name in PARTS if name not in sections]
+    lead = lead_of(sections, quick)
+    if missing:
+        lead += (
+            f"<p><b>Not finished:</b> {', '.join(missing)}. Run <code>linzoo demo</code> again to go on.</p>"
+        )
+    document = page.page("linzoo: linear attention on real pictures", lead, bodies, footer_of(sections))
+    write_atomic(output / "index.html", document.encode())
+
+
+def lead_of(sections: dict[str, dict], quick: bool) -> str:
+    from . import page
+
+    boxes = []
+    if "digits" in sections:
+        rows = sections["digits"]["rows"]
+        low, high = (100 * pick(row["accuracy"] for row in rows) for pick in (min, max))
+        boxes.append((f"{low:.1f} to {high:.1f} %", f"of held-out digits right, {len(rows)} mixers"))
+    if "scaling" in sections:
+        boxes += importlib.import_module(".scaling", __package__).headline(sections["scaling"])
+    boxes.append((f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of all of it"))
+    text = (
+        "<p>Backbones whose token mixing costs O(N) instead of O(N²), trained, timed and looked into on "
+        "this machine: "
+        "real pictures from scikit-learn and scikit-image, no download, no GPU.</p>"
+    )
+    if quick:
+        text += "<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean "
+        "nothing.</p>"
+    return text + page.facts(boxes)
+
+
+def footer_of(sections: dict[str, dict]) -> str:
+    from html import escape
+
+    from .machine import versions
+
+    last = list(sections.values())[-1]["made"]
+    tools = ", ".join(f"{package} {number}" for package, number in versions().items())
+    commits = ", ".join(dict.fromkeys(s["made"]["commit"] for s in sections.values() if s["made"]["commit"]))
+    return (
+        f"Made {escape(last['time'])} on {escape(last['processor'])}; {escape(tools)}"
+        + (f"; commit {escape(commits)}" if commits else "")
+        + ". Photographs: scikit-image (CC0); digits: scikit-learn. Figures: <code>results.json</code> "
+        "beside this page. "
+        "Again from the beginning: <code>linzoo demo --restart</code>."
+    )

@@ -2,9 +2,11 @@
 
 from importlib import import_module
 
-FAMILIES = ("ravlt", "mala", "nalaformer", "l2vit")
+from .fold import fold
 
-__all__ = ["FAMILIES"]
+FAMILIES = ("ravlt", "mala", "nalaformer", "l2vit")
 
 for _family in FAMILIES:
     import_module(f".{_family}", __name__)
+
+__all__ = ["FAMILIES", "fold"]

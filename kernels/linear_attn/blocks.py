@@ -67,8 +67,8 @@ class RowBlock:
         return x[self.rows, self.heads].flatten(0, 1)
 
     def term(self, x: Tensor) -> Tensor:
-        """(R, 1, 1, 1) or (1, H, 1, 1) -> (t or 1, h or 1, 1, 1)"""
-        return x[self.rows] if x.shape[1] == 1 else x[:, self.heads]
+        """(R, H, 1, 1) -> (t, h, 1, 1)"""
+        return x[self.rows, self.heads]
 
     def add(self, total: Tensor, part: Tensor) -> None:
         """total (R, H, ...) += part (t, h, ...)"""
@@ -103,7 +103,7 @@ class TileBlock:
         return x[self.segment].flatten(0, 1)
 
     def term(self, x: Tensor) -> Tensor:
-        return x[self.segment] if x.shape[1] == 1 else x
+        return x[self.segment]
 
     def add(self, total: Tensor, part: Tensor) -> None:
         # segment_reduce, not index_add: one fixed order of additions on every device

@@ -8,6 +8,7 @@ sub     alpha = tau                             beta = (1 - tau z) / n;  1 / n o
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 NORMS = ("sum", "clamp", "mag", "sub")
@@ -24,14 +25,13 @@ class Terms(NamedTuple):
 def state_terms(
     n: Tensor, like: Tensor, norm: str, eps: float, eps_on: str, scale: float, tau: Tensor | None
 ) -> Terms:
-    """(R,) counts -> (R, 1, 1, 1) each, tau (1, H, 1, 1) for clamp. An empty state's denominator is 1: it reads as 0."""
+    """(R,) counts -> terms of (R, H, 1, 1). An empty state's denominator is made 1, so that it reads as 0."""
+    shape = (*like.shape[:2], 1, 1)
     count = n.clamp(min=1).to(like.dtype).view(-1, 1, 1, 1)
     on_mean = norm == "sum" and eps_on == "mean"
-    added = (eps * count if on_mean else count.new_full(count.shape, eps)).masked_fill(
-        n.view_as(count) == 0, 1
-    )
+    added = (eps * count if on_mean else torch.full_like(count, eps)).masked_fill(n.view_as(count) == 0, 1)
     factor = tau.to(like.dtype).view(1, -1, 1, 1) if norm == "clamp" else scale / count
-    return Terms(factor, 1 / count, added)
+    return Terms(factor.expand(shape), (1 / count).expand(shape), added.expand(shape))
 
 
 def alpha_beta(z: Tensor, t: Terms, norm: str, cmin: float, centered: bool) -> tuple[Tensor, Tensor | None]:

@@ -1,19 +1,13 @@
 """Which implementation of an op runs: a tuple of candidates, best first, each of which says why it cannot."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.util import find_spec
 
 from torch import Tensor
 
 from .errors import BackendError
-
-HAS_TRITON = find_spec("triton") is not None
-TRITON_INTERPRETED = (
-    os.environ.get("TRITON_INTERPRET") == "1"
-)  # Triton itself reads this when kernels are imported
+from .triton_available import why_not
 
 
 @dataclass(frozen=True)
@@ -28,16 +22,8 @@ class Backend:
     by_name_only: Callable[[Tensor], bool]
 
 
-def triton_why_not(x: Tensor) -> str | None:
-    if not HAS_TRITON:
-        return "triton is not installed"
-    if x.is_cuda or (x.device.type == "cpu" and TRITON_INTERPRETED):
-        return None
-    return f"tensors are on {x.device.type}, needs cuda"
-
-
 BACKENDS = (
-    Backend("triton", triton_why_not, by_name_only=lambda x: not x.is_cuda),  # off the GPU: the interpreter
+    Backend("triton", why_not, by_name_only=lambda x: not x.is_cuda),  # off the GPU: the interpreter
     Backend("eager", lambda x: None, by_name_only=lambda x: False),
     Backend("reference", lambda x: None, by_name_only=lambda x: True),
 )

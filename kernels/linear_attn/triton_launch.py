@@ -1,122 +1,14 @@
-"""Host side of the Triton kernels: the same four functions as the eager file, on tensors, without autograd."""
+"""Host side of the Triton kernels: the four functions of the eager file, on tensors, without autograd."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import BackendError
-from .triton_available import why_not
-from .triton_kernels import (
-    accumulate_kernel,
-    readout_backward_kernel,
-    readout_forward_kernel,
-    reduce_backward_kernel,
-)
-from .triton_tiles import Tile, dot_precision, split_count, tile_for
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One kernel call, complete: what is launched here is also what the compile report compiles."""
-
-    kernel: Any
-    grid: tuple[int, ...]
-    args: dict[str, Any]
-    constants: dict[str, Any]
-    tile: Tile
-
-    def run(self) -> None:
-        self.kernel[self.grid](
-            **self.args, **self.constants, num_warps=self.tile.warps, num_stages=self.tile.stages
-        )
-
-
-_recorded: list[Launch] | None = None
-_recorded_arch = ""
-
-
-@contextmanager
-def recording(arch: str) -> Iterator[list[Launch]]:
-    """Inside, launchers take meta tensors, choose tiles for ``arch`` and list their calls instead of running."""
-    global _recorded, _recorded_arch
-    _recorded, _recorded_arch = [], arch
-    try:
-        yield _recorded
-    finally:
-        _recorded = None
-
-
-def _launch(device: torch.device, launch: Launch) -> None:
-    if _recorded is not None:
-        _recorded.append(launch)
-    elif all(launch.grid):
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            launch.run()
-
-
-def _arch(device: torch.device) -> str:
-    if _recorded is not None:
-        return _recorded_arch
-    if device.type != "cuda":
-        return "sm_90"  # the interpreter has no architecture: take the tiles of one that ships
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-
-
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
-
-
-def _check(op: str, x: Tensor) -> None:
-    reason = None if _recorded is not None else why_not(x)
-    if reason:
-        raise BackendError(f"{op}: backend 'triton' cannot run: {reason}")
-
-
-def _ready(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """x with a unit stride on its last axis, in ``like``'s dtype; a view when it is one already."""
-    x = x if like is None else x.to(like.dtype)
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def _steps(x: Tensor) -> list[int]:
-    """Strides of all axes but the last, 0 where an axis has one entry (its stride may be anything)."""
-    return [0 if size == 1 else step for size, step in zip(x.shape[:3], x.stride()[:3], strict=True)]
-
-
-def _strides(**tensors: Tensor) -> tuple[dict[str, int], int]:
-    """Kernel arguments {name + b|n|h: stride in ALIGN elements} and ALIGN, the step that all of them share."""
-    steps = {
-        name + axis: step for name, x in tensors.items() for axis, step in zip("bnh", _steps(x), strict=True)
-    }
-    align = 8 if all(step % 8 == 0 for step in steps.values()) else 1
-    return {name: step // align for name, step in steps.items()}, align
-
-
-def _common(
-    kernel: str, x: Tensor, value_dim: int, feature: str, centered: bool, align: int
-) -> tuple[Tile, dict]:
-    key_dim, heads = x.shape[-1], x.shape[2]
-    arch = _arch(x.device)
-    tile = tile_for(kernel, key_dim, value_dim, x.element_size(), arch)
-    constants = {
-        "H": heads,
-        "D": key_dim,
-        "E": value_dim,
-        "FEATURE": feature,
-        "CENTERED": centered,
-        "ALIGN": align,
-        "BN": tile.tokens,
-        "BD": tile.keys,
-        "BE": tile.values,
-        "PRECISION": dot_precision(key_dim, x.element_size(), arch),
-    }
-    return tile, constants
+from .triton_plan import Launch, check, common, launch, processors, ready, strides_of
+from .triton_readout import readout_backward_kernel, readout_forward_kernel
+from .triton_reduce import accumulate_kernel, reduce_backward_kernel
+from .triton_tiles import split_count
 
 
 def _side_inputs(x: Tensor, weight: Tensor | None, mask: Tensor | None) -> dict[str, Any]:
@@ -139,7 +31,7 @@ def _ceil(a: int, b: int) -> int:
 def _token_tiles(
     cu: Tensor | None, rows: int, tokens: int, span: int
 ) -> tuple[int, dict[str, Tensor | None]]:
-    """How many programs cover all tokens ``span`` at a time, and for segments which row and start each one has.
+    """How many programs cover all tokens, ``span`` each, and for segments the row and start of each one.
 
     The list is as long as it can get (one partial tile a segment); what is left over names row ``rows`` and
     is skipped. So nothing is read back from the device.
@@ -172,17 +64,17 @@ def _accumulate(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Partial sums (n_split, rows, ...) of S, s, m and the token counts (float32)."""
     tokens, heads, key_dim, value_dim = x.shape[1], x.shape[2], x.shape[3], v.shape[3]
-    strides, align = _strides(x=x, v=v)
-    tile, constants = _common("accumulate", x, value_dim, feature, centered, align)
+    strides, align = strides_of(x=x, v=v)
+    tile, constants = common("accumulate", x, value_dim, feature, centered, align)
     cells = _ceil(key_dim, tile.keys) * _ceil(value_dim, tile.values)
-    n_split = split_count(rows * heads * cells, tokens, key_dim, x.element_size(), _processors(x.device))
+    n_split = split_count(rows * heads * cells, tokens, key_dim, x.element_size(), processors(x.device))
     S, s, m, n = (
         x.new_empty((n_split, rows, *shape), dtype=torch.float32)
         for shape in ((heads, key_dim, value_dim), (heads, key_dim), (heads, value_dim), ())
     )
     args = {"x": x, "v": v, "cu": cu, "S_out": S, "s_out": s, "m_out": m, "n_out": n, "N": tokens, "R": rows}
     args |= {"n_split": n_split, **strides, **sides, **inputs}
-    _launch(x.device, Launch(accumulate_kernel, (rows * n_split, heads, cells), args, constants, tile))
+    launch(x.device, Launch(accumulate_kernel, (rows * n_split, heads, cells), args, constants, tile))
     return S, s, m, n
 
 
@@ -201,8 +93,8 @@ def reduce_forward(
     cu_seqlens: Tensor | None, feature: str, centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(S, s, m, n) of rows or segments: float32 (R, H, D, E), (R, H, D), (R, H, E) and int64 (R,)."""
-    _check("lin_reduce", k)
-    k, v = _ready(k), _ready(v, k)
+    check("lin_reduce", k)
+    k, v = ready(k), ready(v, k)
     rows = k.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     cu = None if cu_seqlens is None else cu_seqlens.int().contiguous()
     sides = _side_inputs(k, weight, mask)
@@ -223,23 +115,23 @@ def reduce_backward(
     feature: str, centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
     """(dk, dv, dweight) in the dtypes of k, v and weight, contiguous; dweight is None without a weight."""
-    _check("lin_reduce", k)
+    check("lin_reduce", k)
     v_dtype = v.dtype
-    k, v = _ready(k), _ready(v, k)
+    k, v = ready(k), ready(v, k)
     batch, tokens, heads, key_dim = k.shape
     value_dim, rows = v.shape[-1], dS.shape[0]
     cu = None if cu_seqlens is None else cu_seqlens.int().contiguous()
     dk = k.new_empty((batch, tokens, heads, key_dim))
     dv = v.new_empty((batch, tokens, heads, value_dim))
     dweight = None if weight is None else weight.new_empty((batch, tokens, heads))
-    strides, align = _strides(x=k, v=v)
-    tile, constants = _common("reduce_backward", k, value_dim, feature, centered, align)
+    strides, align = strides_of(x=k, v=v)
+    tile, constants = common("reduce_backward", k, value_dim, feature, centered, align)
     count, tiles = _token_tiles(cu, rows, tokens, tile.tokens)
     args = {"dS": dS.contiguous(), "ds": ds.contiguous(), "dm": dm.contiguous(), "k": k, "v": v, "cu": cu}
     args |= {"s": s.contiguous(), "m": m.contiguous(), "n_rows": n, "N": tokens, "R": rows}
     args |= {"dk": dk, "dv": dv, "dweight": dweight, **tiles, **strides, **_tables(cos, sin)}
     args |= _side_inputs(k, weight, mask)
-    _launch(k.device, Launch(reduce_backward_kernel, (count, heads), args, constants, tile))
+    launch(k.device, Launch(reduce_backward_kernel, (count, heads), args, constants, tile))
     return dk, dv.to(v_dtype), dweight
 
 
@@ -265,21 +157,21 @@ def readout_forward(
     eps: float, eps_on: str, scale: float, cmin: float, centered: bool,
 ) -> Tensor:  # fmt: skip
     """y (B, N, H, E) in q's dtype, contiguous."""
-    _check("lin_readout", q)
-    q = _ready(q)
+    check("lin_readout", q)
+    q = ready(q)
     batch, tokens, heads, _ = q.shape
     rows, value_dim = S.shape[0], S.shape[-1]
     cu = None if cu_seqlens is None else cu_seqlens.int().contiguous()
     cu, order = _by_state(state_index, cu, rows)
     out = q.new_empty((batch, tokens, heads, value_dim))
-    strides, align = _strides(x=q)
-    tile, constants = _common("readout_forward", q, value_dim, feature, centered, align)
+    strides, align = strides_of(x=q)
+    tile, constants = common("readout_forward", q, value_dim, feature, centered, align)
     constants |= {"NORM": norm, "EPS_MEAN": eps_on == "mean", "STEPS": tile.steps}
     count, tiles = _token_tiles(cu, rows, tokens, tile.tokens * tile.steps)
     args = {"q": q, "out": out, "N": tokens, **strides, **tiles}
     args |= _readout_inputs(S, s, m, n, tau, cos, sin, cu, order, eps, scale, cmin)
     grid = (count, heads, _ceil(value_dim, tile.values))
-    _launch(q.device, Launch(readout_forward_kernel, grid, args, constants, tile))
+    launch(q.device, Launch(readout_forward_kernel, grid, args, constants, tile))
     return out
 
 
@@ -288,9 +180,9 @@ def readout_backward(
     sin: Tensor | None, cu_seqlens: Tensor | None, state_index: Tensor | None, feature: str, norm: str,
     eps: float, eps_on: str, scale: float, cmin: float, centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:  # fmt: skip
-    """(dq, dS, ds, dm, dtau): dq in q's dtype, the state's gradients in float32, dtau (H,) for "clamp" only."""
-    _check("lin_readout", q)
-    q, dy = _ready(q), _ready(dy, q)
+    """(dq, dS, ds, dm, dtau): dq in q's dtype, the state's in float32, dtau (H,) for "clamp" only."""
+    check("lin_readout", q)
+    q, dy = ready(q), ready(dy, q)
     batch, tokens, heads, key_dim = q.shape
     rows, value_dim = S.shape[0], S.shape[-1]
     cu = None if cu_seqlens is None else cu_seqlens.int().contiguous()
@@ -298,8 +190,8 @@ def readout_backward(
     dq = q.new_empty((batch, tokens, heads, key_dim))
     alpha, zeta, beta = (q.new_empty((batch, tokens, heads), dtype=torch.float32) for _ in range(3))
     tau_parts = None if tau is None else torch.empty_like(alpha)
-    strides, align = _strides(x=q, v=dy)
-    tile, constants = _common("readout_backward", q, value_dim, feature, centered, align)
+    strides, align = strides_of(x=q, v=dy)
+    tile, constants = common("readout_backward", q, value_dim, feature, centered, align)
     constants |= {"NORM": norm, "EPS_MEAN": eps_on == "mean"}
     count, tiles = _token_tiles(cu, rows, tokens, tile.tokens)
     args = {
@@ -313,7 +205,7 @@ def readout_backward(
     }
     args |= {"N": tokens, **strides, **tiles}
     args |= _readout_inputs(S, s, m, n, tau, cos, sin, cu, order, eps, scale, cmin)
-    _launch(q.device, Launch(readout_backward_kernel, (count, heads), args, constants, tile))
+    launch(q.device, Launch(readout_backward_kernel, (count, heads), args, constants, tile))
 
     inputs = {
         "alpha": alpha,

@@ -1,4 +1,4 @@
-"""Device functions shared by the kernels: tile loads, feature maps, rotation, guarded dot, normaliser terms.
+"""Device functions of the kernels: token numbers, tile loads, feature maps, rotation, guarded dot.
 
 Importing this file imports triton, and the interpreter is chosen (or not) at that moment: TRITON_INTERPRET=1
 has to be in the environment before. All arithmetic is float32; only dot operands and outputs are rounded.
@@ -23,7 +23,7 @@ def dot(a, b, acc, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def load_rows(ptr, tokens, stride, columns, live, WIDTH: tl.constexpr, ALIGN: tl.constexpr):
-    """(tokens, columns) as float32, zero outside; ``stride`` counts ALIGN elements, so that alignment is known."""
+    """(tokens, columns) as float32, zero outside; ``stride`` counts ALIGN elements: alignment is known."""
     offsets = tokens[:, None] * stride * ALIGN + columns[None, :]
     inside = live[:, None] & (columns < WIDTH)[None, :]
     return tl.load(ptr + offsets, mask=inside, other=0.0).to(tl.float32)
@@ -83,49 +83,40 @@ def rotate(x, cos_ptr, sin_ptr, tokens, d, live, D: tl.constexpr, INVERSE: tl.co
     if cos_ptr is not None:
         cos = load_rows(cos_ptr, tokens, D, d, live, D, 1)
         sin = load_rows(sin_ptr, tokens, D, d, live, D, 1)
-        if INVERSE:
-            x = x * cos - quarter_turn(x * sin)
-        else:
-            x = x * cos + quarter_turn(x) * sin
+        x = x * cos - quarter_turn(x * sin) if INVERSE else x * cos + quarter_turn(x) * sin
     return x
 
 
 @triton.jit
-def norm_terms(
-    z, n, tau, scale, eps, cmin, NORM: tl.constexpr, EPS_MEAN: tl.constexpr, CENTERED: tl.constexpr
-):
-    """alpha, beta of y = alpha u + beta m, and their slopes in z; all zero for an empty state (n = 0)."""
-    filled = tl.maximum(n, 1.0)
-    zero = tl.zeros_like(z)
-    beta = zero
-    alpha_slope = zero
-    beta_slope = zero
-    if NORM == "sum":
-        alpha = 1.0 / (z + (eps * filled if EPS_MEAN else eps))
-        alpha_slope = -alpha * alpha
-    elif NORM == "clamp":
-        held = 1.0 / tl.maximum(z, cmin)
-        alpha = tau * held
-        alpha_slope = tl.where(z > cmin, -alpha * held, 0.0)
-    elif NORM == "mag":
-        tau = scale / filled
-        inverse = 1.0 / (tau * z + eps)
-        alpha = tau * (1.0 + inverse)
-        beta = -tau * z / filled
-        alpha_slope = -(tau * inverse) * (tau * inverse)
-        beta_slope = zero - tau / filled
-    else:  # sub
-        tau = scale / filled
-        alpha = zero + tau
-        if CENTERED:  # the state holds the subtracted term already
-            beta = zero + 1.0 / filled
-        else:
-            beta = (1.0 - tau * z) / filled
-            beta_slope = zero - tau / filled
-    live = n > 0.0
-    return (
-        tl.where(live, alpha, 0.0),
-        tl.where(live, beta, 0.0),
-        tl.where(live, alpha_slope, 0.0),
-        tl.where(live, beta_slope, 0.0),
-    )
+def token_block(first, end, order, BN: tl.constexpr):
+    """BN token numbers from position ``first``, and which of them exist."""
+    position = first + tl.arange(0, BN)
+    live = position < end
+    if order is not None:
+        position = tl.load(order + position, mask=live, other=0)
+    return position.to(tl.int64), live
+
+
+@triton.jit
+def phi_block(x, tokens, stride, d, live, D: tl.constexpr, ALIGN: tl.constexpr, FEATURE: tl.constexpr):
+    """x and phi(x) of a block; phi is zeroed after the feature map, for elu1(0) = 1."""
+    x = load_rows(x, tokens, stride, d, live, D, ALIGN)
+    return x, tl.where(live[:, None] & (d < D)[None, :], feature(x, FEATURE), 0.0)
+
+
+@triton.jit
+def locate(tile_row, tile_start, cu, N, SPAN: tl.constexpr):
+    """Row, batch item, first and end position of this program's tokens (program axis 0)."""
+    tile = tl.program_id(0)
+    if tile_row is None:
+        per_row = tl.cdiv(N, SPAN)
+        row = (tile // per_row).to(tl.int64)
+        batch = row
+        first = tile % per_row * SPAN
+        end = tl.minimum(first + SPAN, N)
+    else:
+        row = tl.load(tile_row + tile).to(tl.int64)
+        batch = row * 0
+        first = tl.load(tile_start + tile)
+        end = tl.minimum(first + SPAN, tl.load(cu + row + 1))
+    return row, batch, first, end

@@ -1,15 +1,15 @@
-"""Tile sizes by kernel, width, dtype and architecture: a table, for there is no autotuning. Imports no triton.
+"""Tile sizes by kernel, width, dtype and architecture: a table, not autotuning. Imports no triton.
 
 The rows are what compiles for sm_80, sm_90, sm_100 and gfx942 with no stack and no spills (`linzoo
 kernel-report`). They have not been timed: nothing here has run on a GPU.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Tokens, key columns and value columns of one step; warps; pipeline stages; token blocks a program reads."""
+    """Tokens, key and value columns of one step; warps; pipeline stages; token blocks of a program."""
 
     tokens: int
     keys: int
@@ -23,28 +23,28 @@ class Tile:
 TILES: dict[tuple[str, int, int], Tile] = {
     ("accumulate", 2, 32): Tile(64, 32, 32),
     ("accumulate", 2, 64): Tile(64, 64, 64),
-    ("accumulate", 2, 128): Tile(64, 64, 64),
+    ("accumulate", 2, 128): Tile(64, 64, 64, warps=8),
     ("accumulate", 4, 32): Tile(32, 32, 32),
     ("accumulate", 4, 64): Tile(32, 64, 32),
-    ("accumulate", 4, 128): Tile(32, 64, 32),
+    ("accumulate", 4, 128): Tile(32, 64, 32, warps=8),
     ("reduce_backward", 2, 32): Tile(64, 32, 32),
     ("reduce_backward", 2, 64): Tile(64, 64, 64),
-    ("reduce_backward", 2, 128): Tile(64, 64, 64),
+    ("reduce_backward", 2, 128): Tile(64, 64, 64, warps=8, stages=1),
     ("reduce_backward", 4, 32): Tile(32, 32, 32),
-    ("reduce_backward", 4, 64): Tile(32, 32, 32),
-    ("reduce_backward", 4, 128): Tile(32, 32, 32),
+    ("reduce_backward", 4, 64): Tile(32, 32, 32, warps=8, stages=1),
+    ("reduce_backward", 4, 128): Tile(32, 32, 32, warps=8, stages=1),
     ("readout_forward", 2, 32): Tile(64, 32, 32, steps=4),
     ("readout_forward", 2, 64): Tile(64, 64, 64, steps=4),
-    ("readout_forward", 2, 128): Tile(64, 64, 64, steps=4),
+    ("readout_forward", 2, 128): Tile(64, 64, 64, warps=8, stages=1, steps=4),
     ("readout_forward", 4, 32): Tile(32, 32, 32, steps=4),
     ("readout_forward", 4, 64): Tile(32, 64, 32, steps=4),
-    ("readout_forward", 4, 128): Tile(32, 64, 32, steps=4),
+    ("readout_forward", 4, 128): Tile(32, 64, 32, warps=8, stages=1, steps=4),
     ("readout_backward", 2, 32): Tile(64, 32, 32),
     ("readout_backward", 2, 64): Tile(64, 64, 64),
-    ("readout_backward", 2, 128): Tile(64, 64, 64),
+    ("readout_backward", 2, 128): Tile(64, 64, 64, warps=8, stages=1),
     ("readout_backward", 4, 32): Tile(32, 32, 32),
-    ("readout_backward", 4, 64): Tile(32, 32, 32),
-    ("readout_backward", 4, 128): Tile(32, 32, 32),
+    ("readout_backward", 4, 64): Tile(32, 32, 32, warps=8, stages=1),
+    ("readout_backward", 4, 128): Tile(32, 32, 32, warps=8, stages=1),
 }
 
 # The same, for one architecture where the row above is not enough.
@@ -56,10 +56,16 @@ def width_class(key_dim: int, value_dim: int) -> int:
     return 32 if width <= 32 else 64 if width <= 64 else 128
 
 
+def _padded(width: int) -> int:
+    """The power of two, 16 or more (a dot takes no less), that holds ``width``."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
 def tile_for(kernel: str, key_dim: int, value_dim: int, itemsize: int, arch: str) -> Tile:
-    """The shipped tile of a kernel; ``arch`` is "sm_80", "sm_90", "sm_100", "gfx942" or another of their form."""
+    """The shipped tile of a kernel; ``arch`` is "sm_80", "sm_90", "sm_100", "gfx942" or of their form."""
     row = (kernel, itemsize, width_class(key_dim, value_dim))
-    return ARCH_TILES.get((*row, arch), TILES[row])
+    tile = ARCH_TILES.get((*row, arch), TILES[row])
+    return replace(tile, keys=min(tile.keys, _padded(key_dim)), values=min(tile.values, _padded(value_dim)))
 
 
 def dot_precision(key_dim: int, itemsize: int, arch: str) -> str:
@@ -68,6 +74,6 @@ def dot_precision(key_dim: int, itemsize: int, arch: str) -> str:
 
 
 def split_count(programs: int, tokens: int, key_dim: int, itemsize: int, processors: int) -> int:
-    """Parts in which a row's tokens are summed: fill the device twice, partial states under a tenth of the reads."""
+    """Parts of a row's tokens: fill the device twice, keep partial states under a tenth of the reads."""
     wanted = -(-2 * processors // max(programs, 1))
     return max(1, min(wanted, tokens * itemsize // (20 * key_dim)))

@@ -8,10 +8,11 @@ import traceback
 
 import torch
 from cases import BY_NAME, CASES, DTYPES, Case, Inputs, make
-from linzoo.kernels import linear_attn
-from linzoo.kernels.linear_attn import triton_launch, triton_parts, triton_tiles
 from oracle import attention, readout, states
 from torch import Tensor
+
+from linzoo.kernels import linear_attn
+from linzoo.kernels.linear_attn import triton_launch, triton_parts, triton_tiles
 
 # Relative l2 error against float64 of the same (rounded) inputs.
 TOLERANCE = {"fp32": 2e-6, "fp16": 2e-3, "bf16": 2e-2}
@@ -132,8 +133,8 @@ def public(case: Case, x: Inputs):
     leaves = [None if t is None else t.detach().requires_grad_() for t in (x.q, x.k, x.v, x.weight, x.tau)]
     q, k, v, weight, tau = leaves
     y = linear_attn(
-        q, k, v, feature=case.feature, norm=case.norm, eps=case.eps, eps_on=case.eps_on, scale=tau, cmin=case.cmin,
-        rope=x.rope, weight=weight, mask=x.mask, cu_seqlens=x.cu, backend="triton",
+        q, k, v, feature=case.feature, norm=case.norm, eps=case.eps, eps_on=case.eps_on, scale=tau,
+        cmin=case.cmin, rope=x.rope, weight=weight, mask=x.mask, cu_seqlens=x.cu, backend="triton",
     )  # fmt: skip
     wides = [wide(t) for t in leaves]
     want = attention(case, *wides[:4], x.mask, wide(x.rope), wides[4])

@@ -76,7 +76,7 @@ def readout(case, q, S, s, m, n, tau, rope) -> Tensor:
 
 def attention(case, q, k, v, weight, mask, rope, tau) -> Tensor:
     """The whole op through each row's N x N weights; no state is formed, so nothing above is used."""
-    y = torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float64)
+    y = q.sum() * 0 + torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float64)
     for b, span in rows_of(case, *q.shape[:2]):
         keep = torch.ones(k[b, span].shape[0], dtype=torch.bool) if mask is None else mask[b, span]
         part = None if rope is None else tuple(t[span] for t in rope)

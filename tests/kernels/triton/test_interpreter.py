@@ -1,0 +1,67 @@
+"""The Triton kernels in Triton's interpreter, one process a kernel: a wild read kills the child, not the run.
+
+On a machine without a GPU this is what shows that the kernels compute what they should: each against float64,
+over normalisers, features, rotation, weights, masks, segments, widths, layouts and dtypes. It says nothing
+about speed, nor about what a compiler makes of them. The kernels have not been run on a GPU.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+GROUPS = ("reduce_forward", "reduce_backward", "readout_forward", "readout_backward", "public")
+
+
+def run(script: str, *args: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / script), *args]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_case_equals_float64_in_the_interpreter(group):
+    child = run("child.py", group)
+    failed = [line for line in child.stdout.splitlines() if not line.startswith("ok ")]
+    assert child.returncode == 0, "\n".join([f"exit code {child.returncode}", *failed, child.stderr[-6000:]])
+    assert child.stdout.count(f"ok {group}") >= 40
+
+
+# (kernel, cases, file, line, what it is changed to): one fault in each kernel and one in each shared part
+PLANTS = [
+    ("reduce_forward", "linfusion_40", "triton_reduce", "s += tl.sum(p, 0)", "s = tl.sum(p, 0)"),
+    ("reduce_forward", "inline_split", "triton_reduce", "(n * share)", "(block_n * share)"),
+    ("reduce_forward", "mala_masked", "triton_reduce", "tokens * kn", "tokens * kn * 0"),
+    ("reduce_backward", "rala", "triton_parts", "x * cos - quarter_turn(", "x * cos + quarter_turn("),
+    ("reduce_backward", "inline", "triton_reduce", "e, E)[None, :] * per_token", "e, E)[None, :] * 0.0"),
+    ("reduce_backward", "rala", "triton_reduce", "grad_w += tl.sum(grad_p * p, 1)", "grad_w += tl.sum(p, 1)"),
+    ("readout_forward", "mala", "triton_readout", "beta = -tau * z", "beta = tau * z"),
+    ("readout_forward", "keys_and_values_tiled", "triton_readout", "z += tl.sum(f", "z -= tl.sum(f"),
+    ("readout_forward", "large_fp16", "triton_readout", "d, e, D, E) / filled).to", "d, e, D, E)).to"),
+    ("readout_backward", "mala", "triton_readout", "beta_slope * m_dy", "0.0 * m_dy"),
+    ("readout_backward", "any_state_mag", "triton_parts", "order + position", "order + first"),
+    ("readout_backward", "l2vit", "triton_readout", "z > cmin", "z > 2.0 * cmin"),
+    ("readout_backward", "rala_bf16", "triton_parts", "if INTERPRETED and", "if False and"),
+]
+
+
+@pytest.mark.slow
+def test_a_changed_line_in_a_kernel_is_seen(tmp_path):
+    unseen = []
+    for group, case, *change in PLANTS:
+        child = run("planted.py", *change, str(tmp_path), group, case)
+        if child.returncode == 0 or f"FAIL {group} {case}" not in child.stdout:
+            unseen.append((group, case, *change, child.stderr[-1500:]))
+    assert not unseen
+
+
+def test_a_wild_read_is_one_dead_child(tmp_path):
+    change = ("triton_parts", "stride * ALIGN + columns", "stride * ALIGN + 10**14 + columns")
+    child = run("planted.py", *change, str(tmp_path), "readout_forward", "one_token")
+    assert child.returncode < 0  # killed by a signal; had it run in this process, so would we

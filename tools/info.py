@@ -37,7 +37,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def collect(name: str, size: int | None) -> dict:
-    from .models import card_summary, count_macs, count_parameters, family_of, meta_model, paper, weights_origin
+    from .models import (
+        card_summary,
+        count_macs,
+        count_parameters,
+        family_of,
+        meta_model,
+        paper,
+        weights_origin,
+    )
 
     model = meta_model(name)
     cfg = model.pretrained_cfg

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib import import_module, resources
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,11 +104,53 @@ def card_summary(family: str) -> str:
     return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "").replace("**", "")
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Strict load that names what does not fit.
+def family_module(name: str) -> ModuleType:
+    """The subpackage of ``linzoo.vision`` that has ``name``.
 
-    Raises: ValueError listing missing, unexpected and wrongly shaped tensors; the model is unchanged then.
+    Raises: ValueError for an unknown name (the nearest are suggested) and for timm's own models.
     """
+    check_name(name)
+    family = family_of(name)
+    if family is None:
+        raise ValueError(
+            f"model must be one of linzoo's, {name!r} is timm's own; `linzoo list` shows the names"
+        )
+    return import_module(f"linzoo.vision.{family}")
+
+
+def load_checkpoint(name: str, path: Path, whole: bool = False) -> dict[str, Tensor]:
+    """The weights of model ``name`` in a file of the authors or of ours, under our names, checked.
+
+    Args:
+        whole: keep what the classifier model does not have (norms of a dense-prediction file).
+    Raises: FileNotFoundError; ValueError for a damaged file, other weights, missing or foreign tensors.
+    """
+    from ..vision.weights import load_official
+
+    tensors = load_official(path)
+    if family_of(check_name(name)) is None:
+        return tensors
+    family = family_module(name)
+    ours = tensors if "stem.conv0.weight" in tensors else None
+    fitting = family.checkpoint_filter_fn(tensors, meta_model(name))
+    return (ours or family.from_official(tensors)) if whole else fitting
+
+
+def model_with(name: str, tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The model with these weights (our names); classes and input channels as the weights have them.
+
+    Raises: ValueError listing what is missing, unexpected or of another shape.
+    """
+    import timm
+
+    cfg = meta_model(name).pretrained_cfg
+    sizes = {}
+    head, stem = (tensors.get(f"{cfg.get(part)}.weight") for part in ("classifier", "first_conv"))
+    if head is not None:
+        sizes["num_classes"] = head.shape[0]
+    if stem is not None and stem.shape[1] != cfg["input_size"][0]:
+        sizes["in_chans"] = stem.shape[1]
+    model = timm.create_model(name, **sizes)
     want = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     have = {key: tuple(value.shape) for key, value in tensors.items()}
     faults = [f"missing {key}" for key in want.keys() - have.keys()]
@@ -115,5 +159,6 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     faults += [f"{key} is {have[key]}, must be {want[key]}" for key in differ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"{source} does not fit the model: {'; '.join(sorted(faults)[:3])}{more}")
+        raise ValueError(f"{source} does not fit {name}: {'; '.join(sorted(faults)[:3])}{more}")
     model.load_state_dict(dict(tensors), strict=True)
+    return model

@@ -94,29 +94,18 @@ def predict(args: argparse.Namespace) -> list[dict]:
 def build(args: argparse.Namespace) -> nn.Module:
     import timm
 
-    from .models import check_name, load_weights, official_to_ours, read_weights
+    from .models import check_name, load_checkpoint, model_with
 
     check_name(args.model)
     if not args.checkpoint:
         kwargs = {"num_classes": args.num_classes} if args.num_classes else {}
         return timm.create_model(args.model, pretrained=args.pretrained, **kwargs)
-    tensors = official_to_ours(args.model, read_weights(args.checkpoint))
-    classes = head_classes(args.model, tensors)
-    if args.num_classes and classes and classes != args.num_classes:
-        raise ValueError(f"--num-classes must be {classes} as in {args.checkpoint}, got {args.num_classes}")
-    kwargs = {"num_classes": classes} if classes else {}
-    model = timm.create_model(args.model, **kwargs)
-    load_weights(model, tensors, str(args.checkpoint))
+    model = model_with(args.model, load_checkpoint(args.model, args.checkpoint), str(args.checkpoint))
+    if args.num_classes and model.num_classes != args.num_classes:
+        raise ValueError(
+            f"--num-classes must be {model.num_classes} as in {args.checkpoint}, got {args.num_classes}"
+        )
     return model
-
-
-def head_classes(name: str, tensors: dict) -> int | None:
-    """Number of classes of the classifier found in ``tensors`` (our names), None when there is none."""
-    from .models import meta_model
-
-    classifier = meta_model(name).pretrained_cfg.get("classifier")
-    weight = tensors.get(f"{classifier}.weight") if isinstance(classifier, str) else None
-    return None if weight is None else weight.shape[0]
 
 
 def class_names(path: Path | None, model: nn.Module) -> dict[int, str]:

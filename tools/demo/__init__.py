@@ -73,9 +73,9 @@ def run_part(name: str, output: Path, quick: bool) -> dict:
 
 def write_results(output: Path, sections: dict[str, dict], quick: bool) -> None:
     """``results.json`` and ``index.html`` of the parts that are done."""
+    from ..files import write_atomic, write_json
     from . import page
     from .machine import versions
-    from .store import write_atomic, write_json
 
     write_json(output / "results.json", {"versions": versions(), "quick": quick, "parts": sections})
     done = {name: importlib.import_module(f".{name}", __package__) for name in sections}

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ...vision.pyramid import Pyramid
 from ..extras import need
+from ..files import write_atomic
 from .context import Progress
-from .store import PartStore, write_atomic
+from .store import PartStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..extras import need
-from .store import write_atomic
+from ..files import write_atomic
 
 if TYPE_CHECKING:
     import numpy as np

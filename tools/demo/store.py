@@ -5,45 +5,13 @@ finished step) and whatever checkpoints the part writes. Other settings start th
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-
-def write_atomic(path: Path, write: Callable[[BinaryIO], object] | bytes) -> None:
-    """Write ``path`` so that whoever reads it finds the old content or the new one.
-
-    Args:
-        write: the content, or a function that writes it to the open file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            if isinstance(write, bytes):
-                file.write(write)
-            else:
-                write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_atomic(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
-
-
-def read_json(path: Path) -> Any:
-    """The content, or None when there is no such file or it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
+from ..files import read_json, write_json
 
 
 class PartStore:

@@ -82,7 +82,11 @@ class RowBlock:
         self.tokens(out).copy_(value)
 
     def put_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
-        torch.mul(a, b, out=self.tokens(out))
+        """out = a b; overwrites a."""
+        if out.dtype == a.dtype:
+            torch.mul(a, b, out=self.tokens(out))
+        else:  # with out= of another dtype torch makes a temporary
+            self.put(out, a.mul_(b))
 
 
 class TileBlock:
@@ -116,7 +120,7 @@ class TileBlock:
         out[0][self.index[self.valid]] = value.transpose(1, 2)[self.valid].to(out.dtype)
 
     def put_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
-        self.put(out, a * b)
+        self.put(out, a.mul_(b))
 
 
 class Rows:

@@ -1,0 +1,32 @@
+"""What an eager call allocates, counted by the profiler: no noise, no clock."""
+
+import pytest
+import torch
+from linzoo.kernels import linear_attn
+from torch.profiler import ProfilerActivity, profile
+
+SHAPES = [(8, 8, 3136, 32), (1, 8, 16384, 40), (1, 10, 16384, 64), (1, 24, 4096, 128)]
+
+
+def allocated(call) -> int:
+    """Bytes of every allocation made while ``call`` runs, freed or not."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        call()
+    events = run.profiler.kineto_results.events()
+    return sum(max(e.nbytes(), 0) for e in events if e.name() == "[memory]")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_call_allocates_at_most_1_3_times_its_output(shape, dtype, monkeypatch):
+    batch, heads, tokens, width = shape
+    q, k, v = torch.randn(batch, tokens, 3, heads, width).to(dtype).unbind(2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # blocks grow with threads
+    output = batch * heads * tokens * width * q.element_size()
+    total = allocated(lambda: linear_attn(q, k, v, feature="elu1"))
+    assert output <= total <= 1.3 * output, total / output
+
+
+def test_the_count_sees_temporaries():
+    x = torch.randn(1000, 1000)
+    assert allocated(lambda: (x + 1) * 2) >= 2 * x.nbytes

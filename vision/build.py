@@ -36,6 +36,8 @@ def build(
         fixed, given: keyword arguments of the variant and of the caller.
     """
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    if "feature_cls" in given:  # timm's other extractors look for "stages.0" one level down
+        feature_cfg["flatten_sequential"] = True
     return build_model_with_cfg(
         model_cls,
         name,

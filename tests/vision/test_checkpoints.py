@@ -194,6 +194,18 @@ def test_detection_norms_are_renamed_and_left_out_of_a_backbone(official):
     assert "neck.proj.weight" not in ravlt.checkpoint_filter_fn(weights, timm.create_model("ravlt_tiny"))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_models_saved_for_the_hub_come_back_from_a_folder(name, tmp_path):
+    options = {"num_classes": 4, "mixers": ("linear", "softmax", "linear", "softmax"), "drop_path_rate": 0.3}
+    model = timm.create_model(name, in_chans=1, **options).eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization="both")
+    back = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    image = torch.randn(1, 1, 64, 40)
+    with torch.inference_mode():
+        assert torch.equal(back(image), model(image))
+    assert back.mixers == model.mixers
+
+
 # --- refusals
 
 

@@ -300,3 +300,22 @@ def test_stage_features_come_before_downsampling_in_both_layouts():
 def test_resolve_mixers_expands_names_in_order():
     got = pyramid.resolve_mixers(("softmax", "linear", "nala", "softmax"), 4, "mala", "nala_softmax")
     assert got == ("nala_softmax", "mala", "nala", "nala_softmax")
+
+
+@pytest.mark.parametrize("kind", ["getter", "hook", "list", "dict"])
+def test_every_feature_extractor_of_timm_gives_the_stage_outputs(kind):
+    model = small().eval()
+    extractor = small(features_only=True, feature_cls=kind).eval()
+    names = {
+        k.replace("model.", "").replace("body.", "").replace("stages_", "stages."): k
+        for k in extractor.state_dict()
+    }
+    extractor.load_state_dict({k: model.state_dict()[n] for n, k in names.items()})
+    x = torch.randn(1, 3, 70, 64)
+    with torch.inference_mode():
+        expected = model.forward_intermediates(x, intermediates_only=True)
+        got = extractor(x)
+        got = list(got.values()) if isinstance(got, dict) else got
+    assert extractor.feature_info.channels() == [m.shape[1] for m in expected]
+    assert extractor.feature_info.reduction() == [4, 8, 16, 32]
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))

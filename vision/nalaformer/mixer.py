@@ -26,22 +26,24 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def _halves(x: Tensor) -> Tensor:
+    """[ relu(x), relu(-x) ] on the last axis."""
+    return torch.cat((x.relu(), (-x).relu()), -1)
+
+
 def query_features(q: Tensor) -> Tensor:
     """f: (B, N, H, D) -> (B, N, H, 2 D), float32 (float64 for float64); 0, with gradient 0, at q = 0."""
     q = _wide(q)
     norm = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
-    power = 3 * (0.5 + norm.tanh())
     unit = q / norm.clamp(min=TINY)
-    sharp = unit.abs().pow(power)  # one power serves both halves: where one is not zero the other is
-    zero = torch.zeros((), dtype=q.dtype, device=q.device)
-    return torch.cat((torch.where(unit > 0, sharp, zero), torch.where(unit < 0, sharp, zero)), -1)
+    # one power serves both halves: where one of them is not zero the other is
+    return _halves(unit.abs().pow(3 * (0.5 + norm.tanh())) * unit.sign())
 
 
 def key_features(k: Tensor) -> Tensor:
     """g: (B, N, H, D) -> (B, N, H, 2 D), float32 (float64 for float64 input)."""
     k = _wide(k)
-    cube = k * k * k
-    return torch.cat((cube.relu(), (-cube).relu()), -1)
+    return _halves(k * k * k)
 
 
 class _NormedGateMixer(GatedMixer):

@@ -107,6 +107,33 @@ def test_mixers_cast_to_half_stay_near_float64(name, dtype, bound):
     assert relative(got, expected) < bound
 
 
+@pytest.mark.parametrize("dtype, bound", [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_under_autocast_stay_near_float32_and_train(name, dtype, bound):
+    model = small(name, drop_path_rate=0.0)
+    x = torch.randn(2, 3, 96, 96)
+    plain = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    with torch.autocast("cpu", dtype):
+        logits = model(x)
+    mixed = torch.autograd.grad(logits.float().square().sum(), list(model.parameters()))
+    assert logits.dtype == dtype
+    assert relative(logits, model(x)) < bound
+    a, b = (torch.cat([g.flatten() for g in grads]) for grads in (mixed, plain))
+    assert relative(a, b) < 5 * bound
+
+
+@pytest.mark.parametrize("dtype, bound", [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_models_cast_to_half_stay_near_float32(name, dtype, bound):
+    model = small(name).eval()
+    x = torch.randn(2, 3, 96, 130)
+    with torch.inference_mode():
+        expected = model(x)
+        got = model.to(dtype)(x.to(dtype))
+    assert got.dtype == dtype
+    assert relative(got, expected) < bound
+
+
 @pytest.mark.parametrize("name", ["rala", "mala", "nala"])
 def test_float16_sums_over_a_large_grid_stay_in_range(name):
     """200 x 336 tokens: sums would pass float16's 65504, weights sink below its normal range."""

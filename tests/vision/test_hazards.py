@@ -65,11 +65,6 @@ def test_guarding_zero_queries_changes_no_bit_elsewhere(dtype):
     assert torch.equal(query_features(q), torch.cat((u.relu() ** p, (-u).relu() ** p), -1))
 
 
-def test_queries_whose_squares_underflow_stay_below_one():
-    q = torch.full((1, 1, 1, 8), 1e-22)
-    assert query_features(q).abs().max() <= 1
-
-
 def test_channels_that_are_exactly_zero_have_gradient_zero():
     q = torch.tensor([[[[0.0, 1.0, -2.0, 0.0]]]], requires_grad=True)
     f = query_features(q)
@@ -96,7 +91,7 @@ def test_cubes_and_powers_are_taken_in_float32(dtype):
 # --- half precision
 
 
-@pytest.mark.parametrize("dtype, bound", [(torch.float16, 4e-3), (torch.bfloat16, 4e-2)], ids=str)
+@pytest.mark.parametrize("dtype, bound", [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)], ids=str)
 @pytest.mark.parametrize("name", ["rala", "mala", "nala", "softmax", "nala_softmax"])
 def test_mixers_cast_to_half_stay_near_float64(name, dtype, bound):
     mixer = make_mixer(name, 64, 2, dtype=torch.float64)
@@ -107,7 +102,7 @@ def test_mixers_cast_to_half_stay_near_float64(name, dtype, bound):
     assert relative(got, expected) < bound
 
 
-@pytest.mark.parametrize("dtype, bound", [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+@pytest.mark.parametrize("dtype, bound", [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_models_under_autocast_stay_near_float32_and_train(name, dtype, bound):
     model = small(name, drop_path_rate=0.0)
@@ -122,7 +117,7 @@ def test_models_under_autocast_stay_near_float32_and_train(name, dtype, bound):
     assert relative(a, b) < 5 * bound
 
 
-@pytest.mark.parametrize("dtype, bound", [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)], ids=str)
+@pytest.mark.parametrize("dtype, bound", [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)], ids=str)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_models_cast_to_half_stay_near_float32(name, dtype, bound):
     model = small(name).eval()
@@ -142,7 +137,7 @@ def test_float16_sums_over_a_large_grid_stay_in_range(name):
     with torch.inference_mode():
         expected = run_mixer(mixer, x, torch.float64, 200, 336)
         got = run_mixer(mixer, x, torch.float16, 200, 336)
-    assert relative(got, expected) < 4e-3
+    assert relative(got, expected) < 2e-3
 
 
 def test_key_weights_in_float16_have_mean_one_over_many_tokens():

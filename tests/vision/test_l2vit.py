@@ -249,6 +249,18 @@ def test_drop_path_and_head_init_scale_have_an_effect():
     torch.testing.assert_close(small(head_init_scale=0.001).head.weight, whole * 0.001)
 
 
+@pytest.mark.parametrize("output_fmt", ["NCHW", "NHWC"])
+def test_norm_of_intermediates_is_the_final_norm_on_the_last_stage(output_fmt):
+    model = small().eval()
+    torch.nn.init.normal_(model.norm.bias)
+    x = torch.randn(1, 3, 64, 64)
+    plain = model.forward_intermediates(x, (1, 3), output_fmt=output_fmt, intermediates_only=True)
+    final, normed = model.forward_intermediates(x, (1, 3), norm=True, output_fmt=output_fmt)
+    torch.testing.assert_close(normed[0], plain[0])
+    assert not torch.allclose(normed[1], plain[1])
+    torch.testing.assert_close(normed[1] if output_fmt == "NCHW" else normed[1].permute(0, 3, 1, 2), final)
+
+
 def test_temperatures_are_the_names_in_no_weight_decay():
     model = small()
     names = dict(model.named_parameters())

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 import torch
 from timm.layers import calculate_drop_path_rates
+from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -173,6 +174,18 @@ class L2ViT(Backbone):
 
     def drop_final(self) -> None:
         self.norm = nn.Identity()
+
+    def forward_intermediates(
+        self, x: Tensor, indices=None, norm: bool = False, stop_early: bool = False, output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:  # fmt: skip
+        """As in ``Backbone``; norm=True puts the final LayerNorm on the last stage's map."""
+        out = super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
+        maps = out if intermediates_only else out[1]
+        last = len(self.stages) - 1
+        if norm and last in feature_take_indices(last + 1, indices)[0]:
+            maps[-1] = self.final(maps[-1]) if output_fmt == "NCHW" else self.norm(maps[-1])
+        return out
 
 
 def check_sizes(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], window_size: int) -> None:

@@ -1,0 +1,400 @@
+"""What timm asks of a model, asked of every variant.
+
+Slim models have a variant's widths and heads but few blocks, which keeps 17 variants within minutes; where a
+test says "published", the depth is the published one too. Images are 64 to 96 pixels.
+"""
+
+import copy
+import importlib
+import re
+
+import pytest
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from timm.models import group_parameters, load_checkpoint, save_for_hf
+from torch import nn
+
+import linzoo.vision
+from linzoo.vision import FAMILIES
+
+NAMES = [name for family in FAMILIES for name in importlib.import_module(f"linzoo.vision.{family}").VARIANTS]
+every_variant = pytest.mark.parametrize("name", NAMES)
+
+
+def depths(name):
+    """Both kinds of block of every family."""
+    return (2, 1, 1, 2) if name.startswith("l2vit") else (1, 1, 1, 1)
+
+
+def slim(name, **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, depths=depths(name), **{"drop_path_rate": 0.0, **kwargs})
+
+
+def lively(name, **kwargs):
+    """A slim model in float64, in eval mode, in which every parameter matters to the output."""
+    model = slim(name, **kwargs).double()
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if value.is_floating_point() and value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
+            elif key.endswith((".gamma", ".temperature")):
+                value.uniform_(0.5, 1.0)
+            elif key.endswith("bias"):
+                value.normal_(std=0.1)
+    return model.eval()
+
+
+def image(*size, dtype=torch.float32):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
+
+
+def test_there_are_seventeen_variants_and_timm_lists_them_by_family():
+    assert len(NAMES) == 17
+    for family in FAMILIES:
+        assert sorted(timm.list_models(module=family)) == sorted(
+            n for n in NAMES if n.startswith(family + "_")
+        )
+        assert sorted(timm.list_models(f"{family}_*")) == sorted(timm.list_models(module=family))
+    for name in NAMES:
+        assert timm.is_model(name)
+
+
+# --- forward and backward, as published
+
+
+@pytest.mark.slow
+@every_variant
+def test_the_published_model_runs_and_gives_every_parameter_a_finite_gradient(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, drop_path_rate=0.0)
+    with torch.inference_mode():
+        logits = model.eval()(image(1, 3, 64, 96))
+    assert logits.shape == (1, 1000) and logits.isfinite().all()
+
+    model.train()(image(2, 3, 64, 64)).square().mean().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{key} gets no gradient"
+        assert parameter.grad.isfinite().all(), f"{key}'s gradient is not finite"
+
+
+@every_variant
+def test_every_parameter_matters(name):
+    model = lively(name)
+    model(image(2, 3, 64, 64, dtype=torch.float64)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        if re.search(r"attn\.(qkvg|qkv)\.bias$", key):
+            continue  # parts of it cancel, as a shift of the keys does in a softmax
+        assert parameter.grad.abs().max() > 1e-9, f"{key} does not matter"
+
+
+# --- configuration
+
+
+@every_variant
+def test_the_configuration_describes_the_model(name):
+    model = timm.create_model(name, device="meta").eval()
+    cfg = model.default_cfg
+    assert cfg == model.pretrained_cfg and cfg["architecture"] == name
+    assert cfg["paper_ids"].startswith("arXiv:") and cfg["origin_url"].startswith("https://github.com/")
+    assert cfg.get("license") == (None if name.startswith("mala") else "mit")  # MALA's authors state none
+    classifier = model.get_submodule(cfg["classifier"])
+    assert classifier is model.get_classifier()
+    assert classifier.out_features == cfg["num_classes"] == model.num_classes == 1000
+    assert classifier.in_features == model.head_hidden_size
+    assert model.get_submodule(cfg["first_conv"]).in_channels == cfg["input_size"][0] == 3
+    body = model.forward_features(torch.empty(2, *cfg["input_size"], device="meta"))
+    assert body.shape == (2, model.num_features, *cfg["pool_size"])
+    assert model(torch.empty(2, *cfg["input_size"], device="meta")).shape == (2, 1000)
+
+
+@every_variant
+def test_data_configuration_is_the_authors_evaluation(name):
+    data = resolve_model_data_config(timm.create_model(name, device="meta"))
+    at_384 = name.endswith("_384")
+    assert data["input_size"] == ((3, 384, 384) if at_384 else (3, 224, 224))
+    assert data["interpolation"] == "bicubic"
+    assert data["mean"] == (0.485, 0.456, 0.406) and data["std"] == (0.229, 0.224, 0.225)
+    assert data["crop_pct"] == (1.0 if at_384 else 0.875)
+    assert data["crop_mode"] == ("squash" if at_384 else "center")
+
+
+def test_only_published_files_are_promised():
+    promised = {n.split(".")[0] for n in timm.list_pretrained() if n.split(".")[0] in NAMES}
+    assert promised == {n for n in NAMES if n.startswith(("ravlt", "l2vit"))}
+    for name in NAMES:
+        cfg = timm.get_pretrained_cfg(name)
+        assert bool(cfg.has_weights) == (name in promised)
+        assert all("top-1" in note for note in cfg.notes or ()), "published accuracy only"
+
+
+@every_variant
+def test_asking_for_weights_that_nobody_published_fails(name):
+    if timm.get_pretrained_cfg(name).has_weights:
+        pytest.skip("published; nothing is downloaded in a test")
+    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        timm.create_model(name, pretrained=True, depths=depths(name), device="meta")
+
+
+# --- features
+
+
+@every_variant
+def test_features_are_as_feature_info_says(name):
+    model = slim(name, features_only=True).eval()
+    x = image(1, 3, 96, 64)
+    channels, reductions = model.feature_info.channels(), model.feature_info.reduction()
+    assert reductions == [4, 8, 16, 32]
+    features = model(x)
+    assert len(features) == 4
+    for feature, dim, step in zip(features, channels, reductions, strict=True):
+        assert feature.shape == (1, dim, 96 // step, 64 // step)
+
+
+@every_variant
+def test_chosen_features_are_those_of_the_whole_model(name):
+    x = image(1, 3, 64, 64)
+    _, all_maps = slim(name).eval().forward_intermediates(x)
+    chosen = slim(name, features_only=True, out_indices=(0, -2)).eval()
+    assert chosen.feature_info.out_indices == (0, 2) or list(chosen.out_indices) == [0, 2]
+    assert len(chosen.model.stages) == 3
+    for got, want in zip(chosen(x), (all_maps[0], all_maps[2]), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@every_variant
+def test_intermediates_equal_what_hooks_see(name):
+    model = slim(name).eval()
+    seen = {}
+    for info in model.feature_info:
+        module = info["module"]
+        model.get_submodule(module).register_forward_hook(
+            lambda _, __, out, module=module: seen.__setitem__(module, out)
+        )
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        final, maps = model.forward_intermediates(x)
+        want = [seen[info["module"]].clone() for info in model.feature_info]
+        torch.testing.assert_close(final, model.forward_features(x))
+        torch.testing.assert_close(model.forward_head(final), model(x))
+        for got, hooked in zip(maps, want, strict=True):
+            assert torch.equal(got, hooked)
+        last_two = model.forward_intermediates(x, 2, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(last_two, maps[2:], strict=True))
+        early, (first,) = model.forward_intermediates(x, [0], stop_early=True)
+        assert torch.equal(first, maps[0]) and torch.equal(early, maps[0])
+        nhwc = model.forward_intermediates(x, [1], output_fmt="NHWC", intermediates_only=True)[0]
+        assert torch.equal(nhwc.permute(0, 3, 1, 2), maps[1])
+
+
+@every_variant
+def test_pruning_keeps_the_asked_stages_and_their_outputs(name):
+    model = slim(name).eval()
+    x = image(1, 3, 64, 64)
+    want = model.forward_intermediates(x, intermediates_only=True)
+    assert model.prune_intermediate_layers([0, 2]) == [0, 2]
+    assert len(model.stages) == 3
+    got = model.forward_intermediates(x, [0, 2], intermediates_only=True)
+    assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[2])
+    assert model.num_features == want[2].shape[1]
+    torch.testing.assert_close(model(x), want[2])
+
+
+# --- the classifier
+
+
+@every_variant
+def test_resetting_the_classifier(name):
+    model = slim(name).eval()
+    x = image(1, 3, 64, 64)
+    body = model.forward_features(x)
+    model.reset_classifier(7)
+    assert model(x).shape == (1, 7) and model.num_classes == 7
+    assert isinstance(model.get_classifier(), nn.Linear) and model.get_classifier().out_features == 7
+    torch.testing.assert_close(model.forward_features(x), body)
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
+    torch.testing.assert_close(model(x), body.mean((2, 3)))
+    model.reset_classifier(0, "")
+    torch.testing.assert_close(model(x), body)
+    model.reset_classifier(3, "max")
+    torch.testing.assert_close(model(x), model.get_classifier()(body.amax((2, 3))))
+
+
+@every_variant
+def test_without_classes_or_pooling_features_come_out(name):
+    pooled = slim(name, num_classes=0).eval()
+    assert pooled(image(1, 3, 64, 64)).shape == (1, pooled.num_features)
+    unpooled = slim(name, num_classes=0, global_pool="").eval()
+    assert unpooled(image(1, 3, 64, 96)).shape == (1, unpooled.num_features, 2, 3)
+
+
+@every_variant
+def test_pre_logits_are_the_classifiers_input(name):
+    model = slim(name, drop_rate=0.5).eval()
+    body = model.forward_features(image(2, 3, 64, 64))
+    pre = model.forward_head(body, pre_logits=True)
+    assert pre.shape == (2, model.head_hidden_size)
+    torch.testing.assert_close(model.get_classifier()(pre), model.forward_head(body))
+
+
+@every_variant
+def test_dropout_before_the_classifier_acts_in_training_only(name):
+    model = slim(name, drop_rate=0.5).train()
+    body = torch.ones(1, model.num_features, 2, 2)
+    assert (model.forward_head(body, pre_logits=True) == 0).any()
+    assert (model.eval().forward_head(body, pre_logits=True) != 0).all()
+
+
+# --- weights
+
+
+@every_variant
+def test_a_state_dict_makes_an_equal_model(name, tmp_path):
+    model = lively(name)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    other = slim(name, dtype=torch.float64).eval()
+    x = image(1, 3, 64, 64, dtype=torch.float64)
+    assert not torch.allclose(other(x), model(x))
+    load_checkpoint(other, str(tmp_path / "weights.pth"))
+    assert torch.equal(other(x), model(x))
+
+
+@every_variant
+def test_what_save_for_hf_writes_comes_back_from_the_directory(name, tmp_path):
+    model = slim(name, num_classes=9).eval()
+    save_for_hf(model, tmp_path, model_args={"depths": depths(name)}, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = image(1, 3, 64, 64)
+    assert torch.equal(again(x), model(x)) and again.num_classes == 9
+
+
+@every_variant
+def test_a_model_made_on_meta_takes_weights(name):
+    model = lively(name)
+    hollow = slim(name, device="meta", dtype=torch.float64).eval()
+    assert {p.device.type for p in [*hollow.parameters(), *hollow.buffers()]} == {"meta"}
+    hollow.load_state_dict(model.state_dict(), assign=True)
+    x = image(1, 3, 64, 64, dtype=torch.float64)
+    assert torch.equal(hollow(x), model(x))
+
+
+@every_variant
+def test_device_and_dtype_reach_every_parameter(name):
+    model = slim(name, device="cpu", dtype=torch.bfloat16).eval()
+    tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
+    assert {(t.device.type, t.dtype) for t in tensors} == {("cpu", torch.bfloat16)}
+    assert model(image(1, 3, 64, 64, dtype=torch.bfloat16)).isfinite().all()
+    model.reset_classifier(5)
+    assert model.get_classifier().weight.dtype == torch.bfloat16
+
+
+# --- numbers that must not depend on how they are asked for
+
+
+@every_variant
+def test_checkpointing_changes_no_gradient(name):
+    model = lively(name).train()
+    x = image(2, 3, 64, 64, dtype=torch.float64)
+    model(x).square().sum().backward()
+    want = {k: p.grad.clone() for k, p in model.named_parameters()}
+    model.zero_grad()
+    calls = []
+    for stage in model.stages:
+        stage.blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model.set_grad_checkpointing(True)
+    model(x).square().sum().backward()
+    assert len(calls) == 2 * len(model.stages), "blocks are run again in the backward pass"
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, want[key], rtol=1e-10, atol=1e-12, msg=key)
+
+
+@every_variant
+@pytest.mark.parametrize("size", [(65, 97), (33, 64)], ids="{0[0]}x{0[1]}".format)
+def test_sizes_that_are_odd_or_not_square_run(name, size):
+    model = slim(name).eval()
+    with torch.inference_mode():
+        final, maps = model.forward_intermediates(image(1, 3, *size))
+    for i, feature in enumerate(maps):
+        step = 4 * 2**i
+        assert feature.shape[2:] == tuple(-(-length // step) for length in size)
+        assert feature.isfinite().all()
+    assert final.isfinite().all()
+
+
+@every_variant
+def test_images_of_a_batch_do_not_see_each_other(name):
+    model = lively(name)
+    x = image(2, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x)[1:], model(x[1:]), rtol=1e-10, atol=1e-10)
+
+
+@every_variant
+def test_channels_last_changes_nothing(name):
+    model = lively(name)
+    x = image(2, 3, 64, 96, dtype=torch.float64)
+    with torch.inference_mode():
+        want = model(x)
+        torch.testing.assert_close(
+            model(x.contiguous(memory_format=torch.channels_last)), want, rtol=1e-10, atol=1e-10
+        )
+        model = model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(x), want, rtol=1e-10, atol=1e-10)
+
+
+CASTS = {torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.2}
+
+
+@every_variant
+def test_casts_stay_near_float64(name):
+    model = lively(name)
+    x = image(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        want = model(x)
+        for dtype, bound in CASTS.items():
+            got = copy.deepcopy(model).to(dtype)(x.to(dtype))
+            assert got.dtype == dtype
+            error = ((got.double() - want).norm() / want.norm()).item()
+            assert error < bound, f"{dtype}: off by {error:.2e}"
+
+
+# --- training
+
+
+@every_variant
+def test_parameter_groups_cover_the_model_in_order(name):
+    model = slim(name, device="meta")
+    names = {n for n, _ in model.named_parameters()}
+    assert model.no_weight_decay() <= names
+    for coarse in (False, True):
+        groups = group_parameters(model, model.group_matcher(coarse=coarse))
+        flat = [n for group in groups.values() for n in group]
+        assert sorted(flat) == sorted(names)
+        assert all(n.startswith("stem.") for n in groups[0])
+        assert any(n.startswith("head.") for n in groups[max(groups)])
+        layer = {n: i for i, group in groups.items() for n in group}
+        assert layer["stages.0.blocks.0.norm1.weight"] <= layer["stages.3.blocks.0.norm1.weight"]
+
+
+@pytest.mark.parametrize("name", [f"{family}_tiny" for family in FAMILIES])
+def test_distributed_data_parallel_trains_a_step(name, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = lively(name).train()
+        single = copy.deepcopy(model)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        x = image(2, 3, 64, 64, dtype=torch.float64)
+        single(x).square().sum().backward()
+        wrapped(x).square().sum().backward()
+        for (key, a), b in zip(model.named_parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-9, msg=key)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_importing_registers_each_name_once():
+    before = timm.list_models()
+    importlib.reload(linzoo.vision)
+    assert timm.list_models() == before and len(set(before)) == len(before)

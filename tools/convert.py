@@ -50,7 +50,7 @@ def check_target(target: Path, force: bool) -> None:
 
 
 def write_checked(target: Path, tensors: dict[str, Tensor], wrap: bool) -> None:
-    """Write under a temporary name, read back, compare bit by bit, then rename; ``wrap``: under "model" in .pth.
+    """Write under a temporary name, read back, compare, then rename; ``wrap``: under "model" in a .pth.
 
     Raises: OSError; RuntimeError when what was read differs. The target is unchanged then.
     """

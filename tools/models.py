@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module, resources
 from pathlib import Path
@@ -72,9 +72,16 @@ def count_macs(name: str, size: int) -> int:
 
     model = meta_model(name)
     channels = model.pretrained_cfg["input_size"][0]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    ops = {torch.ops.linzoo.lin_reduce: state_flops, torch.ops.linzoo.lin_readout: state_flops}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=ops) as counter:
         model(torch.empty(1, channels, size, size, device="meta"))
     return counter.get_total_flops() // 2
+
+
+def state_flops(tokens: Sequence[int], other: Sequence[int], *_: object, **__: object) -> int:
+    """Of a product of (B, N, H, D) tokens with (B, N, H, E) values or with a (B, H, D, E) state."""
+    batch, n, heads, width = tokens
+    return 2 * batch * n * heads * width * other[-1]
 
 
 def weights_origin(cfg: Mapping) -> str:
@@ -94,14 +101,14 @@ def paper(cfg: Mapping) -> str:
 
 
 def card_summary(family: str) -> str:
-    """The first paragraph of the family's card (its README), as plain text; empty when there is no card."""
+    """The first paragraph of plain text in the family's card, its README; empty when there is no card."""
     try:
         card = resources.files(f"linzoo.vision.{family}").joinpath("README.md").read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
     paragraphs = (" ".join(p.split()) for p in card.split("\n\n"))
-    text = next((p for p in paragraphs if p and not p.startswith(("#", "|", "```", "!", ">"))), "")
-    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "").replace("**", "")
+    text = next((p for p in paragraphs if p and not p.startswith(("#", "|", "```", "!", ">", "*"))), "")
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "").replace("*", "").rstrip(":")
 
 
 def family_module(name: str) -> ModuleType:

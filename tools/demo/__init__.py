@@ -90,26 +90,27 @@ def write_results(output: Path, sections: dict[str, dict], quick: bool) -> None:
     write_atomic(output / "index.html", document.encode())
 
 
+LEAD = """<p>Backbones whose token mixing costs O(N) instead of O(N&sup2;), trained, timed and looked into
+on this machine: real pictures from scikit-learn and scikit-image, no download, no GPU.</p>"""
+QUICK = """<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean
+nothing.</p>"""
+FOOTER = """{made}. Photographs: scikit-image (CC0); digits: scikit-learn. All figures:
+<code>results.json</code> beside this page. From the beginning again: <code>linzoo demo --restart</code>."""
+
+
 def lead_of(sections: dict[str, dict], quick: bool) -> str:
-    from . import page
+    from . import page, scaling_page
 
     boxes = []
     if "digits" in sections:
-        rows = sections["digits"]["rows"]
-        low, high = (100 * pick(row["accuracy"] for row in rows) for pick in (min, max))
-        boxes.append((f"{low:.1f} to {high:.1f} %", f"of held-out digits right, {len(rows)} mixers"))
+        shares = [100 * row["accuracy"] for row in sections["digits"]["rows"]]
+        low, high = f"{min(shares):.1f}", f"{max(shares):.1f} %"
+        box = high if min(shares) == max(shares) else f"{low} - {high}"
+        boxes.append((box, f"of held-out digits right, {len(shares)} mixers"))
     if "scaling" in sections:
-        boxes += importlib.import_module(".scaling", __package__).headline(sections["scaling"])
+        boxes += scaling_page.headline(sections["scaling"])
     boxes.append((f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of all of it"))
-    text = (
-        "<p>Backbones whose token mixing costs O(N) instead of O(N²), trained, timed and looked into on "
-        "this machine: "
-        "real pictures from scikit-learn and scikit-image, no download, no GPU.</p>"
-    )
-    if quick:
-        text += "<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean "
-        "nothing.</p>"
-    return text + page.facts(boxes)
+    return LEAD + (QUICK if quick else "") + page.facts(boxes)
 
 
 def footer_of(sections: dict[str, dict]) -> str:
@@ -117,13 +118,9 @@ def footer_of(sections: dict[str, dict]) -> str:
 
     from .machine import versions
 
-    last = list(sections.values())[-1]["made"]
-    tools = ", ".join(f"{package} {number}" for package, number in versions().items())
-    commits = ", ".join(dict.fromkeys(s["made"]["commit"] for s in sections.values() if s["made"]["commit"]))
-    return (
-        f"Made {escape(last['time'])} on {escape(last['processor'])}; {escape(tools)}"
-        + (f"; commit {escape(commits)}" if commits else "")
-        + ". Photographs: scikit-image (CC0); digits: scikit-learn. Figures: <code>results.json</code> "
-        "beside this page. "
-        "Again from the beginning: <code>linzoo demo --restart</code>."
-    )
+    made = [section["made"] for section in sections.values()]
+    words = [f"Made {made[-1]['time']} on {made[-1]['processor']}"]
+    words.append(", ".join(f"{package} {number}" for package, number in versions().items()))
+    commits = dict.fromkeys(one["commit"] for one in made if one["commit"])
+    words += [f"commit {', '.join(commits)}"] if commits else []
+    return FOOTER.format(made=escape("; ".join(words)))

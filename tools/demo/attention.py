@@ -119,45 +119,35 @@ def draw_query(path: Path, photo: np.ndarray, place: list[float]) -> None:
     pictures.picture(path, marked)
 
 
+INTRO = """<p>Linear attention never writes its weights down, yet has them: the numbers by which the values
+of all tokens enter the output of one. Worked out from each paper's formula (rotary turn, key weights and
+normaliser included), they are drawn here for one query token, the ringed one: red positive, blue negative,
+white zero. Each map has its own scale and is the mean over the heads.</p>
+<p><b>Which weights:</b> those of the small pyramids trained above, which have seen nothing but digits of
+at most 64 tokens. The photograph has {side} pixels a side, {tokens} x {tokens} tokens in stage {stage}.
+The maps show how each formula spreads its weights, not what a model trained on photographs would look
+at.</p>"""
+NOTE = """<p class="soft">Softmax weights are positive and sum to 1. RALA and NaLa divide by a sum without
+the rotary turn, so theirs need not. MALA subtracts a share of the mean, so that its weights go below zero.
+L2ViT's are positive and sum to a learned temperature at most. Photograph: chelsea, scikit-image (CC0).</p>"""
+
+
 def html(section: dict, folder: Path) -> str:
-    options, tokens = section["settings"], section["tokens"]
-    intro = (
-        "<p>Linear attention never writes a row of weights down, but has one: the numbers by which the "
-        "values of all "
-        "tokens enter the output of one. Worked out from each paper's formula (rotary turn, key weights and "
-        "normaliser included) they are drawn here for one query token, the ringed one: red positive, blue "
-        "negative, "
-        "white zero; each map has its own scale and is the mean over the heads.</p>"
-        "<p><b>Which weights:</b> those of the small pyramids trained above, which have seen nothing but "
-        "digits of 64 "
-        f"tokens. The photograph is {options['side']} pixels, {tokens} x {tokens} tokens in stage "
-        f"{options['stage'] + 1}. The maps show how each formula spreads its weights, not what a model "
-        "trained on "
-        "photographs would look at.</p>"
-    )
-    body = intro
+    options = section["settings"]
+    body = INTRO.format(side=options["side"], tokens=section["tokens"], stage=options["stage"] + 1)
     for query in section["queries"]:
+        photo = page.figure(
+            folder / query["picture"], f"the photograph, ring on {query['label']}", "the photograph"
+        )
         tiles = [
-            page.figure(
-                folder / query["picture"], f"the photograph, ring on {query['label']}", "the photograph"
-            )
-        ]
-        tiles += [
             page.figure(folder / cell["picture"], f"weights of {cell['mixer']}", caption(cell))
             for cell in query["cells"]
         ]
-        body += f"<h3>Query: {query['label']}</h3>" + page.grid(tiles, "medium")
-    return body + (
-        '<p class="soft">"Half in" is the share of tokens that holds half of the absolute weight. Softmax '
-        "weights are "
-        "positive and sum to 1. RALA and NaLa divide by a sum without the rotary turn, so theirs need not; "
-        "MALA "
-        "subtracts a share of the mean, so that its weights go below zero; L2ViT's are positive and sum to "
-        "a learned "
-        "temperature at most. Photograph: chelsea, scikit-image (CC0).</p>"
-    )
+        body += f"<h3>Query: {query['label']}</h3>" + page.grid([photo, *tiles], "medium")
+    return body + NOTE
 
 
 def caption(cell: dict) -> str:
-    negative = f", {100 * cell['negative']:.0f} % negative" if cell["negative"] > 0.005 else ""
-    return f"<b>{cell['mixer']}</b><br>sum {cell['sum']:.2f}{negative}; half in {100 * cell['half']:.0f} %"
+    negative = f", {100 * cell['negative']:.0f} % of it negative" if cell["negative"] > 0.005 else ""
+    half = f"half the weight on {100 * cell['half']:.0f} % of the tokens"
+    return f"<b>{digits.MIXERS[cell['mixer']]}</b><br>sum {cell['sum']:.2f}{negative}; {half}"

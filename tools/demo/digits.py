@@ -7,13 +7,7 @@ from .context import Context, one_thread
 
 NAME = "digits"
 TITLE = "Training: each mixer learns handwritten digits"
-MIXERS = {
-    "rala": "RALA (RAVLT)",
-    "mala": "MALA",
-    "nala": "NaLa (NaLaFormer)",
-    "l2": "L2ViT's linear attention",
-    "softmax": "softmax, the quadratic twin",
-}
+MIXERS = {"rala": "RALA", "mala": "MALA", "nala": "NaLa", "l2": "L2ViT's", "softmax": "softmax"}
 
 
 def settings(quick: bool) -> dict:
@@ -111,44 +105,44 @@ def tile(data, index: int):
     return (255 * (1 - pixels)).round().byte().numpy()
 
 
+INTRO = """<p>A three-stage pyramid of {parameters:.2f} M parameters with the same mixer in every stage
+learns scikit-learn's handwritten digits: {train:,} pictures for training, {held_out} held out (every class
+in proportion), enlarged from 8 to {side} pixels. Every mixer gets the same {epochs} epochs, optimiser
+(AdamW, cosine schedule) and seed.</p>"""
+NOTE = """<p class="soft">One held-out picture is {one:.2f} %: mixers that differ by less than a few tenths
+are alike. CPU time is that of training on one thread. Pictures this small have {tokens} tokens at most,
+too few for linear attention to save anything; the next part has more.</p>"""
+
+
 def html(section: dict, folder: Path) -> str:
-    settings = section["settings"]
-    parameters = max(row["parameters"] for row in section["rows"])
-    intro = (
-        f"<p>A three-stage pyramid of {parameters / 1e6:.2f} M parameters with the same mixer in every "
-        "stage learns "
-        f"scikit-learn's handwritten digits: {section['train']} pictures for training, "
-        f"{section['held_out']} held "
-        f"out (every class in proportion), enlarged from 8 to {settings['side']} pixels. Every mixer gets "
-        "the same "
-        f"{settings['epochs']} epochs, optimiser (AdamW, cosine schedule) and seed.</p>"
+    options, rows = section["settings"], section["rows"]
+    body = INTRO.format(
+        parameters=max(row["parameters"] for row in rows) / 1e6,
+        train=section["train"],
+        held_out=section["held_out"],
+        side=options["side"],
+        epochs=options["epochs"],
     )
     samples = [page.figure(folder / s["picture"], f"handwritten {s['digit']}") for s in section["samples"]]
-    one = 100 / section["held_out"]
-    rows = [
-        (
-            MIXERS[row["mixer"]],
-            f"{100 * row['accuracy']:.1f} %",
-            f"{row['parameters']:,}",
-            f"{row['cpu_seconds']:.0f} s",
-        )
-        for row in section["rows"]
-    ]
-    table = page.table(("mixer", "held-out accuracy", "parameters", "CPU time"), rows)
-    note = (
-        f'<p class="soft">One held-out picture is {one:.2f} %, so differences of one or two tenths are not '
-        "differences. CPU time is training on one thread; pictures this small have at most 64 tokens, "
-        "where softmax is "
-        "as cheap as anything. What happens with more tokens is the next part.</p>"
-    )
     chart = page.figure(folder / "digits_accuracy.png", "error on held-out digits after each epoch, by mixer")
-    body = intro + page.grid(samples, "tiny") + table + note + page.grid([chart], "wide")
+    body += page.grid(samples, "tiny")
+    body += page.table(("mixer", "accuracy", "parameters", "CPU time"), [table_row(row) for row in rows])
+    body += NOTE.format(one=100 / section["held_out"], tokens=(options["side"] // 4) ** 2)
+    body += page.grid([chart], "wide")
     if section["missed"]:
         tiles = [page.figure(folder / m["picture"], f"a {m['digit']}", caption(m)) for m in section["missed"]]
-        body += "<h3>Held-out digits that were taken for another</h3>" + page.grid(tiles, "small")
+        body += "<h3>Held-out digits taken for another</h3>" + page.grid(tiles, "small")
     return body
 
 
+def table_row(row: dict) -> tuple[str, ...]:
+    accuracy, seconds = f"{100 * row['accuracy']:.1f} %", f"{row['cpu_seconds']:.0f} s"
+    return MIXERS[row["mixer"]], accuracy, f"{row['parameters']:,}", seconds
+
+
 def caption(missed: dict) -> str:
-    answers = ", ".join(f"{mixer} {answer}" for mixer, answer in missed["answers"].items())
-    return f"is {missed['digit']}; said {answers}"
+    answers: dict[int, list[str]] = {}
+    for mixer, answer in missed["answers"].items():
+        answers.setdefault(answer, []).append(mixer)
+    said = "; ".join(f"{answer}: {', '.join(mixers)}" for answer, mixers in answers.items())
+    return f"is {missed['digit']}, taken for {said}"

@@ -26,7 +26,7 @@ p { margin: .6rem 0; max-width: 46rem; }
          margin: 1.2rem 0; }
 .facts div { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
              padding: .6rem .8rem; }
-.facts b { display: block; font-size: 1.3rem; line-height: 1.3; color: var(--accent); }
+.facts b { display: block; font-size: 1.25rem; line-height: 1.4; color: var(--accent); white-space: nowrap; }
 .facts span { color: var(--soft); font-size: .8125rem; }
 .scroll { overflow-x: auto; margin: .8rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9375rem; }
@@ -34,9 +34,10 @@ th, td { padding: .34rem .7rem; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+@media (max-width: 480px) { th, td { padding: .34rem .4rem; font-size: .875rem; } }
 .grid { display: grid; gap: 16px; margin: 1rem 0; }
-.wide { grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); }
-.small { grid-template-columns: repeat(auto-fill, minmax(min(46%, 140px), 1fr)); gap: 12px; }
+.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+.small { grid-template-columns: repeat(auto-fill, minmax(min(30%, 130px), 1fr)); gap: 12px; }
 .medium { grid-template-columns: repeat(auto-fill, minmax(min(46%, 230px), 1fr)); gap: 12px; }
 .tiny { grid-template-columns: repeat(auto-fill, minmax(62px, 1fr)); gap: 8px; max-width: 46rem; }
 figure { margin: 0; min-width: 0; }

@@ -1,0 +1,156 @@
+"""Pieces of the demo: the store, the scaling law, and the weights that attention maps show."""
+
+import json
+import os
+
+import pytest
+import torch
+
+import linzoo.vision  # noqa: F401  registers the mixers
+from linzoo.tools.demo import scaling
+from linzoo.tools.demo.rows import ROWS, effective_row, queries_keys_values
+from linzoo.tools.demo.scaling_page import duration, exponent
+from linzoo.tools.demo.store import PartStore
+from linzoo.tools.files import write_atomic
+from linzoo.vision.layers import make_mixer
+from linzoo.vision.layers.rope import rope_table
+
+# the store
+
+
+def test_the_same_settings_find_what_was_put(tmp_path):
+    PartStore(tmp_path / "part", {"sizes": (1, 2)}).put("one", {"seconds": 1.5})
+    assert PartStore(tmp_path / "part", {"sizes": (1, 2)}).get("one") == {"seconds": 1.5}
+
+
+def test_other_settings_start_anew(tmp_path):
+    PartStore(tmp_path / "part", {"epochs": 3}).put("one", 1)
+    (tmp_path / "part" / "rala.pt").write_bytes(b"old weights")
+    assert PartStore(tmp_path / "part", {"epochs": 4}).get("one") is None
+    assert not (tmp_path / "part" / "rala.pt").exists()
+
+
+def test_a_damaged_record_counts_as_none(tmp_path):
+    PartStore(tmp_path / "part", {}).put("one", 1)
+    (tmp_path / "part" / "records.json").write_text('{"one": ')
+    assert PartStore(tmp_path / "part", {}).get("one") is None
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path):
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def half(file):
+        file.write(b"new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, half)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# the scaling law
+
+
+def points(law, *sizes):
+    return [{"size": size, "seconds": law(size**2), "megabytes": size**2 / 1e4} for size in sizes]
+
+
+def test_a_quadratic_law_is_continued_exactly():
+    def law(n):
+        return 3e-6 * n + 2e-11 * n**2
+
+    assert scaling.predict_seconds(points(law, 256, 512, 768), 2048) == pytest.approx(law(2048**2))
+
+
+def test_a_linear_law_is_continued_as_linear():
+    assert scaling.predict_seconds(points(lambda n: 2e-6 * n, 256, 512), 2048) == pytest.approx(
+        2e-6 * 2048**2
+    )
+
+
+@pytest.mark.parametrize("seconds", [(1.0, 2.0), (1.0, 400.0)], ids=["flattening", "steepening"])
+def test_a_noisy_law_stays_between_linear_and_quadratic(seconds):
+    measured = [{"size": 256, "seconds": seconds[0]}, {"size": 512, "seconds": seconds[1]}]
+    ahead = scaling.predict_seconds(measured, 1024)
+    assert 4 * seconds[1] * (1 - 1e-9) <= ahead <= 16 * seconds[1] * (1 + 1e-9)
+
+
+def test_a_size_over_the_limit_is_not_measured():
+    options = {"limit_seconds": {"linear": 60, "softmax": 20}, "memory_share": 0.6}
+    slow = points(lambda n: 1e-10 * n**2, 256, 512)
+    assert "1024 px would take about 110 s" in scaling.why_not("softmax", 1024, slow, options)
+    assert scaling.why_not("softmax", 600, slow, options) == ""
+
+
+def test_a_size_that_would_fill_the_memory_is_not_measured(monkeypatch):
+    options = {"limit_seconds": {"linear": 60}, "memory_share": 0.6}
+    fast = points(lambda n: 1e-9 * n, 256, 512)
+    monkeypatch.setattr(scaling, "free_memory", lambda: 100e6)
+    assert "of the 0.1 GB that are free" in scaling.why_not("linear", 1024, fast, options)
+
+
+def test_the_exponent_of_a_power_law_is_found():
+    assert exponent(points(lambda n: n**1.5, 256, 512, 1024, 2048)) == pytest.approx(1.5)
+
+
+def test_a_worker_that_fails_says_what_it_said_last():
+    request = {"model": "ravlt_tiney", "mixers": "linear", "size": 64}
+    with pytest.raises(RuntimeError, match="ravlt_tiney"):
+        scaling.run_worker("linzoo.tools.demo.scaling_point", request)
+
+
+def test_a_worker_leaves_when_its_parent_is_gone():
+    import subprocess
+    import sys
+
+    request = json.dumps({"model": "ravlt_tiny", "mixers": "linear", "size": 4096})
+    command = [sys.executable, "-m", "linzoo.tools.demo.scaling_point", request]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    process.stdin.close()  # what the system does for a parent that was killed
+    assert process.wait(timeout=60) == 3
+
+
+def test_durations_are_readable():
+    assert [duration(s) for s in (0.123, 9.876, 42.4, 840)] == ["0.12 s", "9.88 s", "42 s", "14 min"]
+
+
+# the weights of a query token
+
+
+@pytest.fixture(params=sorted(ROWS))
+def mixer(request):
+    torch.manual_seed(3)
+    module = make_mixer(request.param, 16, 2, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+    rope = rope_table(5, 7, 8, torch.device("cpu"), torch.float64) if module.uses_rope else None
+    return request.param, module, rope
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.05], ids=["long tokens", "short tokens"])
+def test_the_weights_times_the_values_are_the_mixers_output(mixer, scale):
+    name, module, rope = mixer
+    x = scale * torch.randn(1, 5, 7, 16, dtype=torch.float64)
+    seen = []
+    if hasattr(module, "attend"):
+        attend = module.attend
+        module.attend = lambda *args: seen.append(attend(*args)) or seen[0]
+    else:  # L2ViT's: what goes into its output projection
+        module.proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].view(1, 35, 2, 8)))
+    with torch.no_grad():
+        module(x, rope)
+        values = queries_keys_values(module, x)[2]
+        for token in (0, 17, 34):
+            weights = effective_row(name, module, x, rope, token)
+            assert weights.shape == (2, 35)
+            y = torch.einsum("hn,nhd->hd", weights, values[0])
+            assert torch.allclose(y, seen[0][0, token], rtol=1e-9, atol=1e-12)
+
+
+def test_every_mixer_of_the_demo_has_a_row():
+    from linzoo.tools.demo.digits import MIXERS
+
+    assert set(MIXERS) == set(ROWS)

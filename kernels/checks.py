@@ -123,7 +123,7 @@ def check_weight_and_mask(op: str, k: Tensor, weight: Tensor | None, mask: Tenso
 
 
 def check_cu_seqlens(op: str, cu_seqlens: Tensor | None, name: str, x: Tensor) -> None:
-    """int32 (G + 1,), 0 first, N last, never falling; values are looked at on the CPU only (a GPU would have to wait)."""
+    """int32 (G + 1,), 0 first, N last, never falling; values are read on the CPU only (a GPU would wait)."""
     if cu_seqlens is None:
         return
     check_tensor(op, "cu_seqlens", cu_seqlens, "(G + 1,)", 1)

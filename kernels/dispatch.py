@@ -14,7 +14,8 @@ from .triton_available import why_not
 class Backend:
     """One implementation. ``why_not(x)`` is None when it can run on ``x``, else the reason as a phrase.
 
-    ``by_name_only(x)`` is True where "auto" must pass it over although it could run (too slow to be a default).
+    ``by_name_only(x)`` is True where "auto" must pass it over although it could run (too slow to be a
+    default).
     """
 
     name: str
@@ -38,14 +39,13 @@ def nearest(word: object, known: Sequence[str]) -> str:
 def choose(op: str, backends: Sequence[Backend], asked: str, x: Tensor) -> str:
     """The backend that runs ``op`` on tensors like ``x``.
 
-    ``asked`` is a backend's name or "auto", which takes the first that can run. A backend asked for by name never
-    falls back: it raises BackendError with the reason. Raises ValueError for a name that does not exist.
+    ``asked`` is a backend's name or "auto", which takes the first that can run. A backend asked for by name
+    never falls back: it raises BackendError with the reason. Raises ValueError for a name that does not
+    exist.
     """
-    names = tuple(b.name for b in backends)
-    if asked != "auto" and asked not in names:
-        raise ValueError(
-            f"{op}: backend must be one of {('auto', *names)}, got {asked!r}{nearest(asked, ('auto', *names))}"
-        )
+    known = ("auto", *(b.name for b in backends))
+    if asked not in known:
+        raise ValueError(f"{op}: backend must be one of {known}, got {asked!r}{nearest(asked, known)}")
     refusals = []
     for candidate in backends:
         if asked == "auto" and candidate.by_name_only(x):

@@ -2,7 +2,7 @@
 
 
 class ShapeError(ValueError):
-    """A tensor has the wrong rank, shape, dtype or device; the text names it, what it must be and what it was."""
+    """A tensor's rank, shape, dtype or device is wrong; the text says what it must be and what it was."""
 
 
 class BackendError(RuntimeError):

@@ -29,7 +29,7 @@ def ids_to_cu_seqlens(ids: Tensor, segments: int) -> Tensor:
 
 
 def runs(ids: Tensor, segments: int) -> tuple[Tensor, Tensor]:
-    """Any ids (N,) in 0 .. segments - 1 -> (order, cu_seqlens): ``ids[order]`` is sorted, equal ids keep their order."""
+    """Any ids (N,) in 0 .. segments - 1 -> (order, cu_seqlens); ``ids[order]`` is sorted, stably."""
     order = torch.argsort(ids, stable=True)
     return order, ids_to_cu_seqlens(ids[order], segments)
 
@@ -45,7 +45,8 @@ def segment_counts(mask: Tensor | None, cu_seqlens: Tensor) -> Tensor:
 class Tiles(NamedTuple):
     """Runs of at most T tokens, none across a segment's end; tiles of a segment are neighbours.
 
-    segment (t,) int64: whose tokens.  index (t, T) int64: which tokens.  valid (t, T) bool: False where padded.
+    segment (t,) int64: whose tokens.  index (t, T) int64: which tokens.  valid (t, T) bool: False where
+    padded.
     """
 
     segment: Tensor

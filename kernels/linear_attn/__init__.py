@@ -1,4 +1,4 @@
-"""Global, non-causal linear attention: reduce tokens to a state, read the state out. Equations in README.md."""
+"""Global, non-causal linear attention: reduce tokens to a state, read it out. Equations in README.md."""
 
 import torch
 from torch import Tensor
@@ -43,21 +43,25 @@ def linear_attn(
         q, k: (B, N, H, D), any strides with unit stride on D; N >= 1.
         v: (B, N, H, E), same dtype. float64, float32, bfloat16 or float16; under autocast cast to its dtype.
         feature: phi: "identity", "elu1" (elu(x) + 1) or "relu".
-        norm: "sum" divides by z (+ eps). "clamp" multiplies by scale / max(z, cmin). "mag" with tau = scale / n:
-            tau u (1 + 1 / (tau z + eps)) - tau z m / n. "sub": tau u + (1 - tau z) m / n. No clamp is added silently.
+        norm: "sum" divides by z (+ eps). "clamp" multiplies by scale / max(z, cmin). "mag" with tau = scale
+        / n:
+            tau u (1 + 1 / (tau z + eps)) - tau z m / n. "sub": tau u + (1 - tau z) m / n. No clamp is added
+            silently.
         eps: >= 0; added to z for "sum", to tau z for "mag".
-        eps_on: "mean": eps belongs to the mean of the keys (eps n is added to z); "sum": eps itself is added ("sum" only).
-        scale: "clamp": tensor (H,), differentiable. "mag", "sub": number, default D^-1/2. "sum": None.
-        cmin: > 0, needed by "clamp", only there.
-        rope: (cos, sin), each (N, D), float32 (float64 for float64 input), constants; R turns the pairs (2j, 2j + 1) of
-            phi(q) and phi(k) in u and S, never in z and s. With cu_seqlens the rows of the tables belong to packed tokens.
+        eps_on: "mean": eps belongs to the mean of the keys (eps n is added to z); "sum": eps itself is added
+        ("sum" only). scale: "clamp": tensor (H,), differentiable. "mag", "sub": number, default D^-1/2.
+        "sum": None. cmin: > 0, needed by "clamp", only there.
+        rope: (cos, sin), each (N, D), float32 (float64 for float64 input), constants; R turns the pairs (2j,
+        2j + 1) of
+            phi(q) and phi(k) in u and S, never in z and s. With cu_seqlens the rows of the tables belong to
+            packed tokens.
         weight: (B, N, H), differentiable; scales phi(k) only. Refused with "mag" and "sub".
         mask: (B, N) bool; tokens with False count in none of S, s, m, n. Every token still reads.
         cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments attend within themselves.
         backend: "auto", "triton" (CUDA), "eager", "reference" (slow: the definition).
     Returns: (B, N, H, E) in q's dtype; sums in float32 (float64 for float64). 0 where there is no key.
-    Raises: ShapeError, ValueError, TypeError that name the argument; BackendError when a named backend cannot run.
-    Once differentiable in q, k, v, weight and scale. Sources: README.md.
+    Raises: ShapeError, ValueError, TypeError that name the argument; BackendError when a named backend
+    cannot run. Once differentiable in q, k, v, weight and scale. Sources: README.md.
     """
     op = "linear_attn"
     checks.check_tokens(op, "q", q, "(B, N, H, D)")
@@ -87,8 +91,8 @@ def lin_reduce(
 ) -> LinState:
     """The state of the tokens of each row (R = B) or segment (R = G): sums, so states of disjoint tokens add.
 
-    Arguments as in ``linear_attn``. ``norm`` is what the state will be read with: "sub" without rope keeps S centred about the
-    means (an offset in k and v would cost digits), anything else keeps plain sums.
+    Arguments as in ``linear_attn``. ``norm`` is what the state will be read with: "sub" without rope keeps S
+    centred about the means (an offset in k and v would cost digits), anything else keeps plain sums.
 
     Returns: LinState, contiguous, float32 (float64 for float64 input). Empty segments have zero states.
     Raises: as ``linear_attn``. Once differentiable in k, v and weight.
@@ -235,9 +239,11 @@ def _check_state(
 
 
 def _is_traced_plainly(x: Tensor, backend: str, *packed: Tensor | None) -> bool:
-    """Whether a compiler should see the plain formulation: ONNX (knows no custom op) and torch.compile on a CPU.
+    """Whether a compiler should see the plain formulation: ONNX (knows no custom op) and torch.compile on a
+    CPU.
 
-    torch.export keeps the op, a backend asked for by name keeps it, and packed rows need it (their tiling depends on data).
+    torch.export keeps the op, a backend asked for by name keeps it, and packed rows need it (their tiling
+    depends on data).
     """
     if backend != "auto" or any(p is not None for p in packed) or not torch.compiler.is_compiling():
         return False

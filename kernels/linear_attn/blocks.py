@@ -1,21 +1,22 @@
-"""How the eager kernels cut their work: blocks of tokens small enough for a core's cache, whatever the layout.
+"""How the eager kernels cut their work: blocks of tokens small enough for a core's cache.
 
 A block is seen as (t, h, T, .): t states or tiles of states, h heads, T tokens. Two plans make blocks:
-``Rows`` (batch rows: views, no gather) and ``Packed`` (segments packed in one row: tiles that never cross a segment's
-end, gathered).
+``Rows`` (batch rows: views, no gather) and ``Packed`` (segments packed in one row: tiles that never cross a
+segment's end, gathered).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..segments import runs, segment_counts, tiles
 
-CACHE_ELEMENTS = (
-    1 << 16
-)  # of one scratch tensor on a CPU thread: 256 KiB of float32, and four of them fit a core's L2
+# Elements of one scratch tensor for each CPU thread: 384 KiB of float32; four of them fit a core's L2.
+CACHE_ELEMENTS = 3 << 15
 DEVICE_ELEMENTS = 1 << 24  # elsewhere launches cost more than memory traffic
+SHORTEST = 32  # tokens of a block, where the row has them
 TILE_TOKENS = (8, 128)  # shortest and longest tile of a packed row
 
 
@@ -28,7 +29,7 @@ class Scratch:
         self.shaped: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """A contiguous tensor of that shape with undefined contents; the first caller of a name is the largest."""
+        """A contiguous tensor of that shape, contents undefined; a name's first caller wants the most."""
         last = self.shaped.get(name)
         if last is not None and last.shape == shape:
             return last
@@ -41,38 +42,65 @@ class Scratch:
         self.shaped[name] = flat[:size].view(shape)
         return self.shaped[name]
 
+    def take_like_tokens(self, name: str, t: int, h: int, length: int, width: int) -> Tensor:
+        """(t, h, T, .) that lies in memory as the inputs do, where that costs no copy later."""
+        if t > 1:
+            return self.take(name, t, h, length, width)
+        return self.take(name, t, length, h, width).transpose(1, 2)
+
 
 def budget(x: Tensor) -> int:
     """Elements of a block: a cache's worth for each thread that will share the block's work."""
     return CACHE_ELEMENTS * min(torch.get_num_threads(), 8) if x.device.type == "cpu" else DEVICE_ELEMENTS
 
 
-class RowBlock:
-    """Rows b0:b1, heads h0:h1, tokens i:j of a batch; every view is without a copy."""
+class Group:
+    """Some rows and heads of a batch, and the views that its blocks share (made once: views cost time
+    too).
+    """
 
-    def __init__(self, rows: slice, heads: slice, tokens: slice, mask: Tensor | None) -> None:
-        self.rows, self.heads, self.span = rows, heads, tokens
-        self.drop = None if mask is None else ~mask[rows, None, tokens, None]
+    def __init__(self, rows: slice, heads: slice, step: int) -> None:
+        self.rows, self.heads, self.step = rows, heads, step
+        self.made: dict[tuple[str, int], tuple[Tensor, Any]] = {}  # keeps x, so that its id stays its own
+
+    def once(self, kind: str, x: Tensor, make: Callable[[Tensor], Any]) -> Any:
+        found = self.made.get((kind, id(x)))
+        if found is None:
+            found = self.made[kind, id(x)] = (x, make(x))
+        return found[1]
+
+
+class RowBlock:
+    """The tokens of chunk ``i`` of a group; every view is without a copy."""
+
+    def __init__(self, group: Group, i: int, mask: Tensor | None) -> None:
+        self.group, self.i = group, i
+        self.drop = None
+        if mask is not None:
+            self.drop = ~mask[group.rows, None, i * group.step : (i + 1) * group.step, None]
 
     def tokens(self, x: Tensor) -> Tensor:
         """(B, N, H, .) -> (t, h, T, .)"""
-        return x[self.rows, self.span, self.heads].transpose(1, 2)
+        g = self.group
+        return g.once("tokens", x, lambda x: x[g.rows, :, g.heads].transpose(1, 2).split(g.step, 2))[self.i]
 
     def table(self, x: Tensor) -> Tensor:
         """(N, D) -> (T, D)"""
-        return x[self.span]
+        return self.group.once("table", x, lambda x: x.split(self.group.step))[self.i]
 
     def state(self, x: Tensor) -> Tensor:
         """(R, H, ...) -> (t h, ...)"""
-        return x[self.rows, self.heads].flatten(0, 1)
+        g = self.group
+        return g.once("state", x, lambda x: x[g.rows, g.heads].flatten(0, 1))
 
     def term(self, x: Tensor) -> Tensor:
         """(R, H, 1, 1) -> (t, h, 1, 1)"""
-        return x[self.rows, self.heads]
+        g = self.group
+        return g.once("term", x, lambda x: x[g.rows, g.heads])
 
     def add(self, total: Tensor, part: Tensor) -> None:
         """total (R, H, ...) += part (t, h, ...)"""
-        total[self.rows, self.heads] += part
+        self.term(total).add_(part)
 
     def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         """total (R, H, D, E) += a^T b; a (t h, T, D), b (t h, T, E)"""
@@ -130,7 +158,8 @@ class Rows:
         self.shape, self.mask = x.shape[:3], mask
         rows, tokens, heads = self.shape
         room = max(budget(x) // width, 1)  # (token, head) pairs in a block
-        self.heads = min(heads, max(room // 128, 1))  # fewer heads rather than short products
+        groups = -(-heads // max(room // SHORTEST, 1))  # fewer heads at a time rather than short products
+        self.heads = -(-heads // groups)
         self.tokens = min(tokens, max(room // self.heads, 16))
         whole = self.heads == heads and self.tokens == tokens
         self.rows = min(rows, max(room // (heads * tokens), 1)) if whole else 1
@@ -145,13 +174,10 @@ class Rows:
         rows, tokens, heads = self.shape
         for b in range(0, rows, self.rows):
             for h in range(0, heads, self.heads):
-                for i in range(0, tokens, self.tokens):
-                    yield RowBlock(
-                        slice(b, min(b + self.rows, rows)),
-                        slice(h, min(h + self.heads, heads)),
-                        slice(i, min(i + self.tokens, tokens)),
-                        self.mask,
-                    )
+                own = slice(b, min(b + self.rows, rows)), slice(h, min(h + self.heads, heads))
+                group = Group(*own, self.tokens)
+                for i in range(-(-tokens // self.tokens)):
+                    yield RowBlock(group, i, self.mask)
 
 
 class Packed:

@@ -1,8 +1,9 @@
-"""Linear attention in plain torch, a cache-sized block of tokens at a time, with the backward written by hand.
+"""Linear attention in plain torch, one cache-sized block of tokens at a time, backward by hand.
 
-Forward and backward keep no tensor of the inputs' size but their results; the backward computes the features again
-from k and q. Not twice differentiable. Works on every device; sums and states in float32 (float64 for float64).
-Equations in README.md; letters: f = phi(q), p = w phi(k), R the rotation, u, z, alpha, beta as in ``norms``.
+Forward and backward keep no tensor of the inputs' size but their results; the backward computes the features
+again from k and q. Not twice differentiable. Works on every device; sums and states in float32 (float64 for
+float64). Equations in README.md; letters: f = phi(q), p = w phi(k), R the rotation, u, z, alpha, beta as in
+``norms``.
 """
 
 import torch
@@ -15,15 +16,20 @@ from .norms import alpha_beta, slopes, state_terms
 Block = RowBlock | TileBlock
 
 
-def features_(x: Tensor, feature: str, scratch: Scratch, slope: bool = False) -> tuple[Tensor, Tensor | None]:
-    """phi(x), and phi'(x) when asked for (None: it is 1); overwrites x, may return scratch memory."""
-    if feature == "identity":
-        return x, None
+def features(
+    x: Tensor, block: Block, feature: str, scratch: Scratch, name: str, slope: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """phi of the block of ``x`` as contiguous (t, h, T, D), and phi' when asked for (None: it is 1)."""
+    view = block.tokens(x)
+    if block.drop is not None or view.dtype != scratch.dtype or feature == "identity":
+        view = load(x, block, scratch, name)
+        if feature == "identity":
+            return view, None
     if feature == "relu":
-        above = torch.gt(x, 0, out=scratch.take("spare", *x.shape)) if slope else None
-        return x.clamp_(min=0), above
-    above = torch.clamp(x, min=0, out=scratch.take("spare", *x.shape))
-    below = x.clamp_(max=0).exp_()
+        above = torch.gt(view, 0, out=scratch.take_like_tokens("spare", *view.shape)) if slope else None
+        return torch.clamp(view, min=0, out=scratch.take_like_tokens(name, *view.shape)), above
+    above = torch.clamp(view, min=0, out=scratch.take_like_tokens("spare", *view.shape))
+    below = torch.clamp(view, max=0, out=scratch.take_like_tokens(name, *view.shape)).exp_()
     if slope:
         return above.add_(below), below
     return below.add_(above), None
@@ -40,20 +46,20 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, back: bool = False
     return out
 
 
-def load(x: Tensor, block: Block, scratch: Scratch, name: str, drop: Tensor | None = None) -> Tensor:
-    """The block of ``x`` as contiguous (t, h, T, .) in the accumulation dtype; tokens in ``drop`` become 0."""
+def load(x: Tensor, block: Block, scratch: Scratch, name: str) -> Tensor:
+    """The block of ``x`` as contiguous (t, h, T, .) in the accumulation dtype; dropped tokens become 0."""
     view = block.tokens(x)
-    loaded = scratch.take(name, *view.shape).copy_(view)
-    return loaded if drop is None else loaded.masked_fill_(drop, 0)
+    loaded = scratch.take_like_tokens(name, *view.shape).copy_(view)
+    return loaded if block.drop is None else loaded.masked_fill_(block.drop, 0)
 
 
 def keys(
     k: Tensor, weight: Tensor | None, block: Block, feature: str, scratch: Scratch, slope: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """p = w phi(k), 0 for dropped tokens, and phi'(k)."""
-    p, phi_slope = features_(load(k, block, scratch, "key", block.drop), feature, scratch, slope)
+    p, phi_slope = features(k, block, feature, scratch, "key", slope)
     if weight is not None:
-        p.mul_(block.tokens(weight.unsqueeze(-1)))
+        p.mul_(block.tokens(weight))
     return (p if block.drop is None else p.masked_fill_(block.drop, 0)), phi_slope
 
 
@@ -70,6 +76,7 @@ def reduce_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     heads, key_dim, value_dim = k.shape[2], k.shape[3], v.shape[3]
     acc = accumulation_dtype(k.dtype)
+    weight = None if weight is None else weight.unsqueeze(-1)
     blocks, scratch = plan(k, max(key_dim, value_dim), mask, cu_seqlens), Scratch(k, acc)
     S, s, m = (
         torch.zeros(blocks.states, heads, *dims, device=k.device, dtype=acc)
@@ -80,18 +87,18 @@ def reduce_forward(
     if centered:  # a first pass for the means; the plain sum of products loses digits to an offset
         for block in blocks:
             block.add(s, keys(k, weight, block, feature, scratch)[0].sum(2))
-            block.add(m, load(v, block, scratch, "value", block.drop).sum(2))
+            block.add(m, load(v, block, scratch, "value").sum(2))
         means = state_means(s, m, n)
     for block in blocks:
         p = keys(k, weight, block, feature, scratch)[0]
-        value = load(v, block, scratch, "value", block.drop)
+        value = load(v, block, scratch, "value")
         if means is None:
             block.add(s, p.sum(2))
             block.add(m, value.sum(2))
         else:
             shift_(p, means[0], block), shift_(value, means[1], block)
         if cos is not None:
-            p = rotated(p, block.table(cos), block.table(sin), scratch.take("turned", *p.shape))
+            p = rotated(p, block.table(cos), block.table(sin), scratch.take_like_tokens("turned", *p.shape))
         block.add_product(S, p.flatten(0, 1), value.flatten(0, 1))
     return S, s, m, n
 
@@ -124,37 +131,42 @@ def reduce_backward(
     feature: str,
     centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """dp = R^T (dS v) + ds, dv = dS^T (R p) + dm; p and v about their means when centred (the means' own terms cancel)."""
+    """dp = R^T (dS v) + ds, dv = dS^T (R p) + dm; p and v about their means when centred (the means' own
+    terms cancel).
+    """
     blocks, scratch = plan(k, max(k.shape[3], v.shape[3]), mask, cu_seqlens), Scratch(k, dS.dtype)
     dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (k, v))
+    weight = None if weight is None else weight.unsqueeze(-1)
     dweight = None if weight is None else torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     means = state_means(s, m, n) if centered else None
     for block in blocks:
         p, slope = keys(k, None, block, feature, scratch, slope=True)
-        value = load(v, block, scratch, "value", block.drop)
+        value = load(v, block, scratch, "value")
         if means is not None:
             shift_(value, means[1], block)
         dS_block = block.state(dS)
         dp = scratch.take("dp", *p.shape)
         torch.bmm(value.flatten(0, 1), dS_block.mT, out=dp.flatten(0, 1))
         if cos is not None:
-            dp = rotated(dp, block.table(cos), block.table(sin), scratch.take("turned", *p.shape), back=True)
+            dp = rotated(
+                dp, block.table(cos), block.table(sin), scratch.take("turned_back", *p.shape), back=True
+            )
         dp.flatten(0, 1).add_(block.state(ds).unsqueeze(1))
         if weight is not None:
-            w = block.tokens(weight.unsqueeze(-1))
-            block.put(dweight.unsqueeze(-1), (dp * p).sum(-1, keepdim=True))
+            w = block.tokens(weight)
+            block.put(dweight, (dp * p).sum(-1, keepdim=True))
             dp.mul_(w)
             p.mul_(w)
         put_slope(dk, dp, slope, block)
         if means is not None:
             shift_(p, means[0], block)
         if cos is not None:
-            p = rotated(p, block.table(cos), block.table(sin), scratch.take("turned", *p.shape))
-        dvalue = scratch.take("value", *value.shape)
+            p = rotated(p, block.table(cos), block.table(sin), scratch.take_like_tokens("turned", *p.shape))
+        dvalue = scratch.take("dvalue", *value.shape)
         dvalue.flatten(0, 1).copy_(block.state(dm).unsqueeze(1).expand_as(dvalue.flatten(0, 1)))
         dvalue.flatten(0, 1).baddbmm_(p.flatten(0, 1), dS_block)
         block.put(dv, dvalue if block.drop is None else dvalue.masked_fill_(block.drop, 0))
-    return dk, dv, dweight
+    return dk, dv, None if dweight is None else dweight.squeeze(-1)
 
 
 def put_slope(out: Tensor, grad: Tensor, slope: Tensor | None, block: Block) -> None:
@@ -190,12 +202,12 @@ def readout_forward(
     scratch = Scratch(q, S.dtype)
     terms = state_terms(n, S, norm, eps, eps_on, scale, tau)
     for block in plan(q, max(S.shape[2:]), None, cu_seqlens, state_index, len(n)):
-        f, _ = features_(load(q, block, scratch, "query"), feature, scratch)
+        f, _ = features(q, block, feature, scratch, "query")
         t, h, length, _ = f.shape
         z = scratch.take("z", t, h, length, 1)
         torch.bmm(f.flatten(0, 1), block.state(s).unsqueeze(-1), out=z.flatten(0, 1))
         if cos is not None:
-            f = rotated(f, block.table(cos), block.table(sin), scratch.take("turned", *f.shape))
+            f = rotated(f, block.table(cos), block.table(sin), scratch.take_like_tokens("turned", *f.shape))
         u = scratch.take("u", t, h, length, S.shape[3])
         torch.bmm(f.flatten(0, 1), block.state(S), out=u.flatten(0, 1))
         own = type(terms)(*(block.term(x) for x in terms))
@@ -228,20 +240,22 @@ def readout_backward(
     cmin: float,
     centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """With h = S dy: dq = [R^T (alpha h) + dz s] phi', dS = sum (R f)(alpha dy)^T, ds = sum dz f, dm = sum beta dy."""
+    """With h = S dy: dq = [R^T (alpha h) + dz s] phi', dS = sum (R f)(alpha dy)^T, ds = sum dz f, dm = sum
+    beta dy.
+    """
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     dS, ds, dm = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (S, s, m))
     dtau = None if tau is None else S.new_zeros(S.shape[:2])  # one a state, added at the end
     scratch = Scratch(q, S.dtype)
     terms = state_terms(n, S, norm, eps, eps_on, scale, tau)
     for block in plan(q, max(S.shape[2:]), None, cu_seqlens, state_index, len(n)):
-        f, slope = features_(load(q, block, scratch, "query"), feature, scratch, slope=True)
-        g = load(dy, block, scratch, "dy", block.drop)
+        f, slope = features(q, block, feature, scratch, "query", slope=True)
+        g = load(dy, block, scratch, "dy")
         own = type(terms)(*(block.term(x) for x in terms))
         t, h, length, _ = f.shape
         fr = f
         if cos is not None:
-            fr = rotated(f, block.table(cos), block.table(sin), scratch.take("turned", *f.shape))
+            fr = rotated(f, block.table(cos), block.table(sin), scratch.take_like_tokens("turned", *f.shape))
         back = scratch.take("back", *f.shape)
         torch.bmm(g.flatten(0, 1), block.state(S).mT, out=back.flatten(0, 1))
         z = scratch.take("z", t, h, length, 1)
@@ -255,12 +269,12 @@ def readout_backward(
         if dtau is not None:
             block.add(dtau, dtau_part.sum((2, 3)))
         if beta is not None:
-            block.add(dm, torch.mul(g, beta, out=scratch.take("beta_dy", *g.shape)).sum(2))
+            block.add(dm, torch.mul(g, beta, out=scratch.take_like_tokens("beta_dy", *g.shape)).sum(2))
         block.add_product(dS, fr.flatten(0, 1), g.mul_(alpha).flatten(0, 1))
         back.mul_(alpha)
         if cos is not None:
             back = rotated(
-                back, block.table(cos), block.table(sin), scratch.take("turned", *f.shape), back=True
+                back, block.table(cos), block.table(sin), scratch.take("turned_back", *f.shape), back=True
             )
         if dz is not None:
             back.addcmul_(dz, block.state(s).view(t, h, 1, -1))

@@ -1,4 +1,4 @@
-"""Feature maps phi, applied to queries and keys before linear attention, and the rotation of the numerator."""
+"""Feature maps phi, and the rotation that the numerator of linear attention applies after them."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ FEATURES = ("identity", "elu1", "relu")
 def feature_map(x: Tensor, feature: str) -> Tensor:
     """phi(x), same shape and dtype.
 
-    ``elu1`` is elu(x) + 1 written as exp(min(x, 0)) + max(x, 0): exact, needs no expm1 (five times the price of exp
-    on a CPU), cannot overflow. Its gradient keeps only ``x``.
+    ``elu1`` is elu(x) + 1 written as exp(min(x, 0)) + max(x, 0): exact, needs no expm1 (five times the price
+    of exp on a CPU), cannot overflow. Its gradient keeps only ``x``.
 
     Args:
         x: any shape, floating point.
@@ -31,7 +31,7 @@ def feature_map(x: Tensor, feature: str) -> Tensor:
 
 
 class _Elu1(torch.autograd.Function):
-    """Keeps x alone; left to autograd, the sum above keeps three tensors of x's size. Twice differentiable."""
+    """Keeps x alone; autograd would keep three tensors of its size. Twice differentiable."""
 
     generate_vmap_rule = True
 

@@ -1,4 +1,4 @@
-"""alpha and beta of y = alpha(z) u + beta(z) m, and their slopes, for the four normalisers; n tokens, tau the scale.
+"""alpha and beta of y = alpha(z) u + beta(z) m, and slopes, for four normalisers; n tokens, tau the scale.
 
 sum     alpha = 1 / (z + eps)                   beta = 0
 clamp   alpha = tau / max(z, cmin)              beta = 0
@@ -15,7 +15,9 @@ NORMS = ("sum", "clamp", "mag", "sub")
 
 
 class Terms(NamedTuple):
-    """Per state, shaped to broadcast over (t, h, T, 1): tau and 1 / n, and what eps adds to the denominator."""
+    """Per state, shaped to broadcast over (t, h, T, 1): tau and 1 / n, and what eps adds to the
+    denominator.
+    """
 
     tau: Tensor
     inv_n: Tensor

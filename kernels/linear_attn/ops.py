@@ -1,8 +1,9 @@
 """Registration with torch.library: one op per kernel, forward and backward, opaque to compilers.
 
-Custom ops rather than ``triton_op``: a compiler that looks into the latter needs a GPU driver to be present. Each op takes
-flat tensors and plain values; ``backend`` names the module that does the work. Backwards are ops too and have no backward
-of their own: linear attention is not twice differentiable (torch raises if asked).
+Custom ops rather than ``triton_op``: a compiler that looks into the latter needs a GPU driver to be present.
+Each op takes flat tensors and plain values; ``backend`` names the module that does the work. Backwards are
+ops too and have no backward of their own: linear attention is not twice differentiable (torch raises if
+asked).
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,7 @@ from . import eager
 
 
 def launcher(backend: str) -> ModuleType:
-    """The module with ``reduce_forward`` and its three siblings; triton is imported only when it is wanted."""
+    """The module with ``reduce_forward`` and its three siblings; imports triton only when wanted."""
     if backend == "eager":
         return eager
     from . import triton_launch
@@ -49,7 +50,7 @@ def lin_reduce_op(
 
 
 @lin_reduce_op.register_fake
-def _(k, v, weight, mask, cos, sin, cu_seqlens, feature, centered, backend):  # noqa: ANN001, ANN202
+def _(k, v, weight, mask, cos, sin, cu_seqlens, feature, centered, backend):
     states = k.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     heads, key_dim, value_dim = k.shape[2], k.shape[3], v.shape[3]
     acc = accumulation_dtype(k.dtype)
@@ -88,7 +89,7 @@ def lin_reduce_bwd_op(
 
 
 @lin_reduce_bwd_op.register_fake
-def _(dS, ds, dm, k, v, weight, mask, cos, sin, cu_seqlens, s, m, n, feature, centered, backend):  # noqa: ANN001, ANN202
+def _(dS, ds, dm, k, v, weight, mask, cos, sin, cu_seqlens, s, m, n, feature, centered, backend):
     dweight = k.new_empty(0) if weight is None else weight.new_empty(weight.shape)
     return k.new_empty(k.shape), v.new_empty(v.shape), dweight
 
@@ -156,7 +157,7 @@ def lin_readout_op(
 
 
 @lin_readout_op.register_fake
-def _(q, S, s, m, n, tau, cos, sin, cu_seqlens, state_index, *words):  # noqa: ANN001, ANN002, ANN202
+def _(q, S, s, m, n, tau, cos, sin, cu_seqlens, state_index, *words):
     return q.new_empty((*q.shape[:3], S.shape[3]))
 
 
@@ -191,7 +192,7 @@ def lin_readout_bwd_op(
 
 
 @lin_readout_bwd_op.register_fake
-def _(dy, q, S, s, m, n, tau, cos, sin, cu_seqlens, state_index, *words):  # noqa: ANN001, ANN002, ANN202
+def _(dy, q, S, s, m, n, tau, cos, sin, cu_seqlens, state_index, *words):
     dtau = S.new_empty(0) if tau is None else tau.new_empty(tau.shape)
     return *(x.new_empty(x.shape) for x in (q, S, s, m)), dtau
 

@@ -1,4 +1,4 @@
-"""The unchunked formulation in plain torch, differentiable by autograd: what torch.compile and ONNX export trace."""
+"""The unchunked formulation in plain torch, left to autograd: what torch.compile and ONNX export trace."""
 
 import torch
 from torch import Tensor

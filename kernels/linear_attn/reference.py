@@ -1,7 +1,7 @@
-"""The definition, token by token: what every faster form is compared with. Slow on purpose; differentiable by autograd.
+"""The definition, token by token, which every faster form is compared with; slow, left to autograd.
 
-    p_j = w_j phi(k_j)     S = sum_j (R_j p_j) v_j^T     s = sum_j p_j     m = sum_j v_j     n = number of tokens
-    z_i = phi(q_i) . s     u_i = S^T (R_i phi(q_i))      y_i = alpha(z_i) u_i + beta(z_i) m
+    p_j = w_j phi(k_j)     S = sum_j (R_j p_j) v_j^T     s = sum_j p_j     m = sum_j v_j     n = number of
+    tokens z_i = phi(q_i) . s     u_i = S^T (R_i phi(q_i))      y_i = alpha(z_i) u_i + beta(z_i) m
 
 B batch, N tokens, H heads, D key dim, E value dim, R states (rows of the batch, or segments).
 """

@@ -7,6 +7,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+
 from linzoo.kernels import lin_readout, lin_reduce, linear_attn
 
 CUTS = {2: (0, 13, 40), 3: (0, 0, 25, 40)}  # the first of three processes holds no token that counts
@@ -35,7 +36,10 @@ def main(rank: int, world: int, file: str) -> None:
         share = probe[:, own] * mask[:, own, None, None]
         got = torch.autograd.grad((y * share).sum(), (q, k, v))
         if b > a:
-            errors = [relative(y, whole[:, a:b]), *(relative(x[:, a:b], z[:, a:b]) for x, z in zip(got, wanted))]
+            errors = [
+                relative(y, whole[:, a:b]),
+                *(relative(x[:, a:b], z[:, a:b]) for x, z in zip(got, wanted, strict=True)),
+            ]
             assert max(errors) < 1e-12, (norm, rank, errors)
             outside = [x[:, ~mask[0]].abs().max().item() for x in got]
             assert max(outside) == 0, outside

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from linzoo.kernels import linear_attn
 from torch.profiler import ProfilerActivity, profile
+
+from linzoo.kernels import linear_attn
 
 SHAPES = [(8, 8, 3136, 32), (1, 8, 16384, 40), (1, 10, 16384, 64), (1, 24, 4096, 128)]
 

@@ -1,8 +1,9 @@
-"""What must hold whatever the numbers: sets of tokens, segments, empties, masks, determinism, extreme values."""
+"""What must hold whatever the numbers: sets, segments, empties, masks, determinism, extreme values."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+
 from linzoo.kernels import LinState, feature_map, lin_readout, lin_reduce, linear_attn
 
 from . import oracle

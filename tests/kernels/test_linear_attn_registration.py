@@ -4,9 +4,10 @@ import io
 
 import pytest
 import torch
-from linzoo.kernels import LinState, lin_readout, lin_reduce, linear_attn
 from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
+
+from linzoo.kernels import LinState, lin_readout, lin_reduce, linear_attn
 
 from .cases import Case, gradients, with_grad
 
@@ -33,7 +34,9 @@ def test_opcheck_passes_on_reduce(kind):
 def test_opcheck_passes_on_readout(kind):
     packed = kind in ("segments", "index")
     x = float32(Case(norm="clamp"))
-    state = lin_reduce(*(x[name].detach()[: 1 if packed else 2] for name in "kv"), cu_seqlens=CU if packed else None)
+    state = lin_reduce(
+        *(x[name].detach()[: 1 if packed else 2] for name in "kv"), cu_seqlens=CU if packed else None
+    )
     q = x["q"].detach()[: len(state.n)] if not packed else x["q"].detach()[:1]
     grads = [t.detach().clone().requires_grad_() for t in (q, state.S, state.s, state.m)]
     tau = x["scale"] if kind == "clamp" else None
@@ -49,7 +52,10 @@ def compiled_equals_eager(case: Case, backend: str, **more):
     inputs, options = float32(case), case.options() | more
     if "rope" in options:
         options["rope"] = tuple(t.float() for t in options["rope"])
-    call = lambda **tensors: linear_attn(**tensors, **options)
+
+    def call(**tensors):
+        return linear_attn(**tensors, **options)
+
     fast = torch.compile(call, fullgraph=True, backend=backend)
     wanted, got = call(**inputs), fast(**inputs)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
@@ -75,7 +81,9 @@ def test_compile_fullgraph_with_segments_keeps_the_op():
 def traced_targets(call, *args) -> list[str]:
     graphs = []
     torch.compile(call, fullgraph=True, backend=lambda gm, _: graphs.append(gm) or gm.forward)(*args)
-    return sorted({str(node.target) for gm in graphs for node in gm.graph.nodes if "linzoo" in str(node.target)})
+    return sorted(
+        {str(node.target) for gm in graphs for node in gm.graph.nodes if "linzoo" in str(node.target)}
+    )
 
 
 def test_compile_on_the_cpu_traces_plain_torch_unless_a_backend_is_named():
@@ -104,7 +112,11 @@ def model_and_inputs(norm):
     options = {"cmin": 5.0} if norm == "clamp" else {}
     n = torch.export.Dim("n", min=2, max=4096)
     sizes = {name: {1: n} for name in "qkv"}
-    return TwoReads(norm=norm, **options), [tuple(torch.randn(2, t, 2, 4) for _ in "qkv") for t in (20, 57)], sizes
+    return (
+        TwoReads(norm=norm, **options),
+        [tuple(torch.randn(2, t, 2, 4) for _ in "qkv") for t in (20, 57)],
+        sizes,
+    )
 
 
 @pytest.mark.parametrize("strict", [False, True], ids=["traced", "strict"])
@@ -139,7 +151,10 @@ def test_autocast_casts_tokens_and_leaves_states_alone(compiled):
     case = Case(norm="clamp", weight=True, rope=True)
     inputs, options = float32(case), case.options()
     options["rope"] = tuple(t.float() for t in options["rope"])
-    call = lambda **tensors: linear_attn(**tensors, **options)
+
+    def call(**tensors):
+        return linear_attn(**tensors, **options)
+
     run = torch.compile(call, fullgraph=True, backend="aot_eager") if compiled else call
     with torch.autocast("cpu", torch.bfloat16):
         y = run(**inputs)
@@ -163,8 +178,17 @@ def test_fake_cuda_tensors_get_shapes_dtypes_and_device_from_the_triton_op(dtype
         v = torch.empty(2, 30, 4, 8, device="cuda", dtype=dtype)
         y = linear_attn(q, k, v, norm="mag")
         state = lin_reduce(k, v)
-        assert (tuple(y.shape), y.dtype, y.device.type, y.stride()) == ((2, 30, 4, 8), dtype, "cuda", (960, 32, 8, 1))
-        assert (tuple(state.S.shape), state.S.dtype, state.S.device.type) == ((2, 4, 16, 8), torch.float32, "cuda")
+        assert (tuple(y.shape), y.dtype, y.device.type, y.stride()) == (
+            (2, 30, 4, 8),
+            dtype,
+            "cuda",
+            (960, 32, 8, 1),
+        )
+        assert (tuple(state.S.shape), state.S.dtype, state.S.device.type) == (
+            (2, 4, 16, 8),
+            torch.float32,
+            "cuda",
+        )
         assert (state.n.dtype, tuple(state.n.shape)) == (torch.int64, (2,))
         tau = torch.empty(4, device="cuda")
         tables = (torch.empty(30, 16, device="cuda"),) * 2

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from linzoo.kernels import segments
 
 LENGTHS = torch.tensor([0, 5, 1, 0, 0, 11, 0])

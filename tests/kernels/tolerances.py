@@ -14,7 +14,7 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
 
 
 def assert_close(got: Tensor, wanted: Tensor, dtype: torch.dtype, what: str = "", slack: float = 1.0) -> None:
-    """``slack`` widens the table's figure where a cancellation in the mathematics asks for it; say why at the call."""
+    """``slack`` widens the table's figure where the mathematics cancels; say why at the call."""
     assert got.shape == wanted.shape, f"{what}: shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}"
     error = relative_error(got, wanted)
     assert error <= slack * RELATIVE[dtype], (

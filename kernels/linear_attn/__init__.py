@@ -6,9 +6,8 @@ from torch import Tensor
 from .. import checks
 from ..checks import Rope
 from ..dispatch import BACKENDS, choose
-from ..errors import ShapeError
-from .features import FEATURES, feature_map
-from .norms import NORMS
+from .arguments import check_readout, check_reduce, check_state
+from .features import feature_map
 from .ops import exactly, lin_readout_op, lin_reduce_op
 from .plain import lin_readout_plain, lin_reduce_plain
 from .reference import lin_readout_reference, lin_reduce_reference
@@ -40,36 +39,37 @@ def linear_attn(
         S = sum_j w_j R_j phi(k_j) v_j^T        s = sum_j w_j phi(k_j)      m = sum_j v_j
 
     Args:
-        q, k: (B, N, H, D), any strides with unit stride on D; N >= 1.
-        v: (B, N, H, E), same dtype. float64, float32, bfloat16 or float16; under autocast cast to its dtype.
+        q, k: (B, N, H, D), any strides (unit stride on D is read without a copy); N >= 1.
+        v: (B, N, H, E), same dtype: float64, float32, bfloat16 or float16; under autocast all three are cast.
         feature: phi: "identity", "elu1" (elu(x) + 1) or "relu".
-        norm: "sum" divides by z (+ eps). "clamp" multiplies by scale / max(z, cmin). "mag" with tau = scale
-        / n:
-            tau u (1 + 1 / (tau z + eps)) - tau z m / n. "sub": tau u + (1 - tau z) m / n. No clamp is added
-            silently.
+        norm: "sum": u / (z + eps). "clamp": scale u / max(z, cmin). "mag", with tau = scale / n:
+            tau u (1 + 1 / (tau z + eps)) - tau z m / n. "sub": tau u + (1 - tau z) m / n.
+            No other clamp is added: "sum" with signed features, "mag" and "sub" can meet z near 0.
         eps: >= 0; added to z for "sum", to tau z for "mag".
-        eps_on: "mean": eps belongs to the mean of the keys (eps n is added to z); "sum": eps itself is added
-        ("sum" only). scale: "clamp": tensor (H,), differentiable. "mag", "sub": number, default D^-1/2.
-        "sum": None. cmin: > 0, needed by "clamp", only there.
-        rope: (cos, sin), each (N, D), float32 (float64 for float64 input), constants; R turns the pairs (2j,
-        2j + 1) of
-            phi(q) and phi(k) in u and S, never in z and s. With cu_seqlens the rows of the tables belong to
-            packed tokens.
+        eps_on: "mean": eps belongs to the mean of the keys (eps n is added to z); "sum": eps itself is added,
+            with norm "sum" only.
+        scale: "clamp": tensor (H,), differentiable. "mag", "sub": number, default D^-1/2. "sum": None.
+        cmin: > 0, needed by "clamp", only there.
+        rope: (cos, sin), each (N, D), float32 (float64 for float64 input), constants. R turns the pairs
+            (2j, 2j + 1) of phi(q) and phi(k) in u and S, never in z and s. With cu_seqlens the tables' rows
+            belong to packed tokens.
         weight: (B, N, H), differentiable; scales phi(k) only. Refused with "mag" and "sub".
         mask: (B, N) bool; tokens with False count in none of S, s, m, n. Every token still reads.
-        cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments attend within themselves.
+        cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments attend within themselves. Values
+            are checked on the CPU only.
         backend: "auto", "triton" (CUDA), "eager", "reference" (slow: the definition).
     Returns: (B, N, H, E) in q's dtype; sums in float32 (float64 for float64). 0 where there is no key.
-    Raises: ShapeError, ValueError, TypeError that name the argument; BackendError when a named backend
-    cannot run. Once differentiable in q, k, v, weight and scale. Sources: README.md.
+    Raises: ShapeError, ValueError or TypeError that name the argument; BackendError when a backend asked for
+        by name cannot run.
+    Once differentiable, in q, k, v, weight and scale. Sources: README.md.
     """
     op = "linear_attn"
     checks.check_tokens(op, "q", q, "(B, N, H, D)")
     checks.check_keys_values(op, k, v)
     q, k, v = _autocast(q, k, v)
     checks.check_queries(op, q, k)
-    _check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
-    scale = _check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
+    check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
+    scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
     chosen = choose(op, BACKENDS, backend, q)
     state = _reduce(k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, chosen)
     return _readout(
@@ -100,7 +100,7 @@ def lin_reduce(
     op = "lin_reduce"
     checks.check_keys_values(op, k, v)
     (k, v) = _autocast(k, v)
-    _check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
+    check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
     return _reduce(
         k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, choose(op, BACKENDS, backend, k)
     )
@@ -133,11 +133,11 @@ def lin_readout(
     op = "lin_readout"
     checks.check_tokens(op, "q", q, "(B, N, H, D)")
     (q,) = _autocast(q)
-    _check_state(op, q, state, norm, rope, cu_seqlens, state_index)
+    check_state(op, q, state, norm, rope, cu_seqlens, state_index)
     checks.check_rope(op, rope, "q", q)
     checks.check_cu_seqlens(op, cu_seqlens, "q", q)
     checks.check_state_index(op, state_index, cu_seqlens, q, state.S.shape[0])
-    scale = _check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
+    scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
     chosen = choose(op, BACKENDS, backend, q)
     return _readout(
         q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, state_index, backend, chosen
@@ -156,94 +156,11 @@ def _autocast(*xs: Tensor) -> tuple[Tensor, ...]:
     return xs
 
 
-def _check_reduce(
-    op: str,
-    k: Tensor,
-    v: Tensor,
-    feature: str,
-    norm: str,
-    rope: Rope | None,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> None:
-    checks.check_word(op, "feature", feature, FEATURES)
-    checks.check_word(op, "norm", norm, NORMS)
-    checks.check_rope(op, rope, "k", k)
-    checks.check_weight_and_mask(op, k, weight, mask, norm)
-    checks.check_cu_seqlens(op, cu_seqlens, "k", k)
-
-
-def _check_readout(
-    op: str,
-    q: Tensor,
-    feature: str,
-    norm: str,
-    eps: float,
-    eps_on: str,
-    scale: float | Tensor | None,
-    cmin: float | None,
-) -> float | Tensor | None:
-    """The words and numbers of a readout; the resolved scale."""
-    checks.check_word(op, "feature", feature, FEATURES)
-    checks.check_word(op, "norm", norm, NORMS)
-    checks.check_word(op, "eps_on", eps_on, ("mean", "sum"))
-    checks.check_number(op, "eps", eps, least=0)
-    if eps_on == "sum" and norm != "sum":
-        raise ValueError(f"{op}: eps_on must be 'mean' unless norm='sum', got 'sum' with norm={norm!r}")
-    if norm == "clamp":
-        checks.check_number(op, "cmin", cmin, above=0)
-        checks.check_shape(op, "scale", scale, "(H,)", (q.shape[2],))
-        checks.check_like(op, "scale", scale, "q", q, scale.dtype)
-        return scale
-    if cmin is not None:
-        raise ValueError(f"{op}: cmin must be None unless norm='clamp', got {cmin} with norm={norm!r}")
-    if norm == "sum":
-        if scale is not None:
-            raise ValueError(f"{op}: scale must be None with norm='sum', got {scale}")
-        return None
-    if scale is None:
-        return q.shape[-1] ** -0.5
-    checks.check_number(op, "scale", scale)
-    return float(scale)
-
-
-def _check_state(
-    op: str,
-    q: Tensor,
-    state: LinState,
-    norm: str,
-    rope: Rope | None,
-    cu_seqlens: Tensor | None,
-    state_index: Tensor | None,
-) -> None:
-    if not isinstance(state, LinState):
-        raise TypeError(f"{op}: state must be a LinState, got {type(state).__name__}")
-    checks.check_tensor(op, "state.S", state.S, "(R, H, D, E)", 4)
-    states, heads, key_dim, value_dim = state.S.shape
-    checks.check_like(op, "state.S", state.S, "q", q, checks.accumulation_dtype(q.dtype))
-    if heads != q.shape[2] or key_dim != q.shape[3]:
-        checks.refuse(op, "state.S", f"have q's (H, D) = {tuple(q.shape[2:])}", (heads, key_dim))
-    checks.check_shape(op, "state.s", state.s, "(R, H, D)", (states, heads, key_dim))
-    checks.check_shape(op, "state.m", state.m, "(R, H, E)", (states, heads, value_dim))
-    checks.check_shape(op, "state.n", state.n, "(R,)", (states,))
-    if state_index is None:
-        rows, where = (q.shape[0], "B") if cu_seqlens is None else (cu_seqlens.shape[0] - 1, "G")
-        if states != rows:
-            checks.refuse(op, "state.S", f"have R = {where} = {rows} rows", states)
-    if state.centered and (norm != "sub" or rope is not None):
-        raise ShapeError(
-            f"{op}: a centred state must be read with norm='sub' and rope=None, got norm={norm!r}"
-            + (" with rope" if rope is not None else "")
-        )
-
-
 def _is_traced_plainly(x: Tensor, backend: str, *packed: Tensor | None) -> bool:
-    """Whether a compiler should see the plain formulation: ONNX (knows no custom op) and torch.compile on a
-    CPU.
+    """Whether a compiler should see plain torch: ONNX (knows no custom op) and torch.compile on a CPU.
 
-    torch.export keeps the op, a backend asked for by name keeps it, and packed rows need it (their tiling
-    depends on data).
+    torch.export keeps the op, a backend asked for by name keeps it, and packed rows need it (how they are
+    tiled depends on data).
     """
     if backend != "auto" or any(p is not None for p in packed) or not torch.compiler.is_compiling():
         return False

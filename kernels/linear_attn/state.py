@@ -12,8 +12,7 @@ from ..checks import refuse
 
 @dataclass(frozen=True)
 class LinState:
-    """What ``lin_reduce`` keeps of a set of tokens; R rows (batch items) or segments, float32 (float64 for
-    float64).
+    """What ``lin_reduce`` keeps of the tokens of R rows or segments, in float32 (float64 for float64).
 
     S (R, H, D, E): sum of phi(k) v^T; centred, i.e. sum of (phi(k) - mean)(v - mean)^T, when ``centered``.
     s (R, H, D): sum of phi(k).  m (R, H, E): sum of v.  n (R,): token count, int64.
@@ -51,9 +50,7 @@ class LinState:
         return LinState(S, self.s + other.s, self.m + other.m, n, self.centered)
 
     def _between(self, other: "LinState", n: Tensor) -> Tensor:
-        """n1 n2 / (n1 + n2) outer(difference of key means, difference of value means); 0 where a side is
-        empty.
-        """
+        """n1 n2 / (n1 + n2) (gap of key means)(gap of value means)^T; 0 where a side is empty."""
         share = self.n.to(self.S) * other.n.to(self.S) / n.clamp(min=1)
         key_gap, value_gap = (a - b for a, b in zip(self._means(), other._means(), strict=True))
         return share[:, None, None, None] * key_gap.unsqueeze(-1) * value_gap.unsqueeze(-2)
@@ -63,8 +60,7 @@ class LinState:
         return self.s / n, self.m / n
 
     def all_reduce(self, group: "dist.ProcessGroup | None" = None) -> "LinState":
-        """The state of the tokens of every process in ``group`` (default: all), the same on each;
-        differentiable.
+        """The state of all tokens of the processes in ``group`` (default: all), on each; differentiable.
 
         Cut the tokens of a row over processes, ``lin_reduce`` each part, ``all_reduce`` and ``lin_readout``
         each part: this equals one process with all tokens, gradients too when every process adds its own

@@ -77,13 +77,20 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
         self.downsample = nn.Identity() if in_dim is None else Downsample(in_dim, dim, **dd)
         self.blocks = nn.ModuleList(Block(dim, heads, drop_path=p, **block, **dd) for p in drop_path)
+        self.rope_copies = 0  # no tables
+        if len(self.blocks) and self.blocks[0].attn.uses_rope:
+            self.rope_copies = getattr(self.blocks[0].attn, "rope_copies", 1)
+            if self.head_dim % 4:
+                raise ValueError(
+                    f"Pyramid: dims / heads must be a multiple of 4 with rotary mixers, got {dim} / {heads}"
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         rope = None
-        if any(block.attn.uses_rope for block in self.blocks):
-            rope = rope_table(height, width, self.head_dim, x.device, x.dtype)
+        if self.rope_copies:
+            rope = rope_table(height, width, self.head_dim, x.device, x.dtype, self.rope_copies)
         for block in self.blocks:
             if self.grad_checkpointing and not torch.jit.is_scripting():
                 x = checkpoint(block, x, rope, use_reentrant=False)
@@ -138,14 +145,7 @@ class Pyramid(Backbone):
         super().__init__()
         names = resolve_mixers(mixers, len(dims), linear_mixer, softmax_mixer)
         scales = layer_scale if layer_scale else [None] * len(dims)
-        for what, given in (("depths", depths), ("heads", heads), ("layer_scale", scales)):
-            if len(given) != len(dims):
-                raise ValueError(
-                    f"Pyramid: {what} must have one entry a stage ({len(dims)}), got {tuple(given)}"
-                )
-        for dim, number in zip(dims, heads, strict=True):
-            if number < 1 or dim % number:
-                raise ValueError(f"Pyramid: heads must divide dim={dim}, got {number}")
+        _check_stages(dims, depths, heads, scales)
         if linear_init not in ("trunc_normal", "default"):
             raise ValueError(f"Pyramid: linear_init must be 'trunc_normal' or 'default', got {linear_init!r}")
         self.in_chans, self.linear_init, self.mixers = in_chans, linear_init, names
@@ -199,6 +199,15 @@ class Pyramid(Backbone):
 
     def drop_final(self) -> None:
         self.neck = nn.Identity()
+
+
+def _check_stages(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], scales: Sequence) -> None:
+    for what, given in (("depths", depths), ("heads", heads), ("layer_scale", scales)):
+        if len(given) != len(dims):
+            raise ValueError(f"Pyramid: {what} must have one entry a stage ({len(dims)}), got {tuple(given)}")
+    for dim, number in zip(dims, heads, strict=True):
+        if number < 1 or dim % number:
+            raise ValueError(f"Pyramid: heads must divide dim={dim}, got {number}")
 
 
 def resolve_mixers(

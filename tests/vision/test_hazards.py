@@ -210,6 +210,14 @@ def test_tables_of_fake_tensors_are_not_kept():
     assert len(rope._CACHE) == 1
 
 
+def test_repeated_tables_are_the_table_side_by_side():
+    once = rope_table(3, 5, 8, CPU, torch.float32)
+    twice = rope_table(3, 5, 8, CPU, torch.float32, copies=2)
+    assert all(torch.equal(b, torch.cat((a, a), -1)) for a, b in zip(once, twice, strict=True))
+    mixer, x = make_mixer("nala", 16, 2), torch.randn(1, 3, 5, 16)
+    assert torch.equal(mixer(x, once), mixer(x, twice))
+
+
 @pytest.mark.parametrize("head_dim", [0, 2, 6])
 def test_head_widths_that_rotary_cannot_split_are_refused(head_dim):
     with pytest.raises(ValueError, match=f"head_dim must be a positive multiple of 4, got {head_dim}"):

@@ -97,6 +97,7 @@ def test_an_unknown_mixer_gets_the_nearest_name_suggested():
         ({"mixers": ("linear",) * 3}, r"mixers: must be one name or one a stage \(4\), got"),
         ({"heads": (1, 2, 3, 4)}, r"heads must divide dim=32, got 3"),
         ({"heads": (1, 2, 0, 4)}, r"heads must divide dim=32, got 0"),
+        ({"heads": (8, 2, 2, 4)}, r"dims / heads must be a multiple of 4 with rotary mixers, got 16 / 8"),
         ({"depths": (1, 1, 1)}, r"depths must have one entry a stage \(4\), got \(1, 1, 1\)"),
         ({"layer_scale": (1.0,)}, r"layer_scale must have one entry a stage \(4\), got \(1.0,\)"),
         ({"linear_init": "xavier"}, r"linear_init must be 'trunc_normal' or 'default', got 'xavier'"),

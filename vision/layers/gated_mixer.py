@@ -14,6 +14,7 @@ class GatedMixer(nn.Module):
     """
 
     uses_rope = True
+    rope_copies = 1  # how often the feature map repeats a head's channels
 
     def __init__(
         self,

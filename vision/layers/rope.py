@@ -20,7 +20,9 @@ _CACHE_ENTRIES = 16
 _CACHE_NUMEL = 1 << 20  # larger tables are cheap beside the work on so many tokens, and would pin memory
 
 
-def rope_table(height: int, width: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> Rope:
+def rope_table(
+    height: int, width: int, head_dim: int, device: torch.device, dtype: torch.dtype, copies: int = 1
+) -> Rope:
     """Cosines and sines of every token of a row-major (height, width) grid.
 
     Args:
@@ -28,22 +30,23 @@ def rope_table(height: int, width: int, head_dim: int, device: torch.device, dty
         head_dim: channels of a head, a multiple of 4.
         device: where the tables live.
         dtype: of the activations; float64 gives float64 tables, everything else float32.
-    Returns: (cos, sin), each (height * width, head_dim).
+        copies: the table is repeated side by side, for feature maps that put several halves into a head.
+    Returns: (cos, sin), each (height * width, copies * head_dim).
     Raises: ValueError when head_dim is not a positive multiple of 4.
     """
     if head_dim < 4 or head_dim % 4:
         raise ValueError(f"rope_table: head_dim must be a positive multiple of 4, got {head_dim}")
     acc = torch.float64 if dtype == torch.float64 else torch.float32
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return _build(height, width, head_dim, device, acc)  # symbolic sizes are no dictionary keys
-    key = (height, width, head_dim, torch.device(device), acc)
+        return _build(height, width, head_dim, device, acc, copies)  # symbolic sizes are no dictionary keys
+    key = (height, width, head_dim, torch.device(device), acc, copies)
     # Under FakeTensorMode and its like even an empty tensor is of another class: nothing is read or kept.
     plain = type(torch.empty(0, device=device)) is Tensor
     if plain and key in _CACHE:
         _CACHE.move_to_end(key)
         return _CACHE[key]
     with torch.inference_mode(False):  # inference tensors could not be saved for a later backward
-        table = _build(height, width, head_dim, device, acc)
+        table = _build(height, width, head_dim, device, acc, copies)
     if plain and table[0].numel() <= _CACHE_NUMEL:
         _CACHE[key] = table
         if len(_CACHE) > _CACHE_ENTRIES:
@@ -56,7 +59,9 @@ def frequencies(head_dim: int, device: torch.device | str | None = None) -> Tens
     return 1.0 / 10000 ** torch.linspace(0, 1, head_dim // 4, device=device, dtype=torch.float32)
 
 
-def _build(height: int, width: int, head_dim: int, device: torch.device, acc: torch.dtype) -> Rope:
+def _build(
+    height: int, width: int, head_dim: int, device: torch.device, acc: torch.dtype, copies: int
+) -> Rope:
     theta = frequencies(head_dim, device).to(acc).repeat_interleave(2)
     rows = torch.arange(height, device=device).to(acc)[:, None] * theta
     cols = torch.arange(width, device=device).to(acc)[:, None] * theta
@@ -64,7 +69,7 @@ def _build(height: int, width: int, head_dim: int, device: torch.device, acc: to
 
     def spread(by_row: Tensor, by_col: Tensor) -> Tensor:
         both = (by_row[:, None].expand(shape), by_col[None].expand(shape))
-        return torch.cat(both, -1).reshape(height * width, head_dim)
+        return torch.cat(both * copies, -1).reshape(height * width, copies * head_dim)
 
     return spread(rows.cos(), cols.cos()), spread(rows.sin(), cols.sin())
 

@@ -68,10 +68,11 @@ class _NormedGateMixer(GatedMixer):
 class NormAwareMixer(_NormedGateMixer):
     """(B, H, W, C) -> (B, H, W, C) at a cost linear in H * W; attention in float32 whatever the dtype."""
 
+    rope_copies = 2  # one for each half
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rope: Rope | None) -> Tensor:
-        if rope is not None:
-            cos, sin = rope
-            rope = (torch.cat((cos, cos), -1), torch.cat((sin, sin), -1))
+        if rope is not None and rope[0].shape[-1] == q.shape[-1]:  # not repeated yet
+            rope = tuple(torch.cat((table, table), -1) for table in rope)
         return linear_attn(query_features(q), key_features(k), _wide(v), norm="sum", eps=1e-6, rope=rope)
 
 

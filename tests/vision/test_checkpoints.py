@@ -283,7 +283,7 @@ class Boom:
 
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Boom()}))
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"model": Boom()}, protocol=2))
     save(tmp_path, {"model": Boom()}, "evil_zip.pth")
     for name in ("evil.pth", "evil_zip.pth"):
         with pytest.raises(ValueError, match="must hold only tensors and plain containers"):

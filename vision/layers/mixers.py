@@ -2,7 +2,7 @@
 
 A mixer is an ``nn.Module`` built as ``Mixer(dim, heads, *, device=None, dtype=None)`` with
 ``forward(x: (B, H, W, C), rope: (cos, sin) | None) -> (B, H, W, C)`` and a class attribute ``uses_rope``.
-Tables are (H * W, C / heads); with a class attribute ``rope_copies`` they come repeated that often side by side.
+Tables are (H * W, C / heads); a class attribute ``rope_copies`` asks for as many copies side by side.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,73 @@
+"""``linzoo bench models``: what it prints, writes and refuses."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from linzoo.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def bench(*words):
+    return main(["bench", "models", *words])
+
+
+def test_models_by_wildcard_at_several_sizes_go_to_a_csv(tmp_path, capsys):
+    path = tmp_path / "out.csv"
+    code = bench(
+        "--model-list", "nalaformer_x*", "--img-size", "64", "96", "--num-warm-iter", "0",
+        "--num-bench-iter", "1", "--results-file", str(path),
+    )  # fmt: skip
+    assert code == 0
+    rows = list(csv.DictReader(path.open()))
+    assert [(r["model"], r["img_size"], r["form"]) for r in rows] == [
+        ("nalaformer_xt", size, form) for size in ("64", "96") for form in ("eager", "folded")
+    ]
+    assert all(float(r["ms_per_step"]) > 0 and float(r["peak_mb"]) > 0 for r in rows)
+    assert float(rows[2]["gmacs"]) > 1.5 * float(rows[0]["gmacs"])
+    assert float(rows[0]["param_count_m"]) == pytest.approx(6.14, abs=0.01)
+    assert "nalaformer_xt" in capsys.readouterr().out
+
+
+def test_rows_against_upstream_are_kept_with_machine_and_commit(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    words = ["--model", "nalaformer_xt", "--img-size", "64", "--num-bench-iter", "5", "--against-upstream"]
+    assert bench(*words, "--save", "--out", str(path)) == 0
+    (row,) = map(json.loads, path.read_text().splitlines())
+    assert set(row["ms"]) == {"eager", "folded", "upstream"} and set(row["upstream_over"]) == {
+        "eager",
+        "folded",
+    }
+    ratio = row["upstream_over"]["folded"]
+    assert 0 < ratio["lowest"] <= ratio["median"] <= ratio["highest"]
+    assert {"command", "machine", "torch", "commit", "threads", "when", "rounds"} <= set(row)
+
+
+def test_half_precision_and_autocast_run():
+    for precision in ("bfloat16", "amp"):
+        assert bench("--model", "nalaformer_xt", "--img-size", "64", "--num-bench-iter", "1",
+                     "--precision", precision) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "ravlt_tniy"], "ravlt_tiny"),
+        (["--model", "no_such_*"], "no_such_"),
+        (["--img-size", "16"], "--img-size must be at least 32"),
+        (["--num-bench-iter", "0"], "--num-bench-iter must be at least 1"),
+        (["--save"], "--save needs --against-upstream"),
+        (["--save", "--against-upstream", "--num-bench-iter", "3"], "--num-bench-iter must be at least 5"),
+    ],
+)
+def test_wrong_arguments_are_named(words, message, capsys):
+    assert bench(*words) != 0
+    assert message in capsys.readouterr().err

@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import torch
+
 from linzoo.vision.layers import Downsample, make_mixer, rope_table
 from linzoo.vision.pyramid import Block
 

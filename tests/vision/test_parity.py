@@ -2,10 +2,11 @@
 
 import importlib
 
-import linzoo.vision  # noqa: F401
 import pytest
 import timm
 import torch
+
+import linzoo.vision  # noqa: F401
 from linzoo.vision import mala, nalaformer, ravlt
 
 from ..parity_fill import assert_matches, condition, figures, fill, random

@@ -113,7 +113,8 @@ def test_a_worker_leaves_when_its_parent_is_gone():
 
 
 def test_durations_are_readable():
-    assert [duration(s) for s in (0.123, 9.876, 42.4, 840)] == ["0.12 s", "9.88 s", "42 s", "14 min"]
+    shown = [duration(seconds) for seconds in (0.123, 9.876, 42.4, 324, 840, 7200)]
+    assert shown == ["0.12 s", "9.88 s", "42 s", "5.4 min", "14 min", "2 h"]
 
 
 # the weights of a query token

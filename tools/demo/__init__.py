@@ -109,7 +109,9 @@ def lead_of(sections: dict[str, dict], quick: bool) -> str:
         boxes.append((box, f"of held-out digits right, {len(shares)} mixers"))
     if "scaling" in sections:
         boxes += scaling_page.headline(sections["scaling"])
-    boxes.append((f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of all of it"))
+    boxes.append(
+        (f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of training and measuring")
+    )
     return LEAD + (QUICK if quick else "") + page.facts(boxes)
 
 

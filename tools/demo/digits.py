@@ -7,7 +7,7 @@ from .context import Context, one_thread
 
 NAME = "digits"
 TITLE = "Training: each mixer learns handwritten digits"
-MIXERS = {"rala": "RALA", "mala": "MALA", "nala": "NaLa", "l2": "L2ViT's", "softmax": "softmax"}
+MIXERS = {"rala": "RALA", "mala": "MALA", "nala": "NaLa", "l2": "L2ViT", "softmax": "softmax"}
 
 
 def settings(quick: bool) -> dict:

@@ -131,7 +131,9 @@ def row(size: int, series: dict) -> list[str]:
 def duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.2f} s"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5940 else f"{seconds / 3600:.2g} h"
 
 
 def straight_part(points: list[dict]) -> int:

@@ -35,6 +35,8 @@ class Model:
     weight: bool = False
     varlen: bool = False
     eps_on: str = "mean"
+    mask: bool = False
+    state_index: bool = False
 
 
 def _square(*widths: int) -> tuple[tuple[int, int], ...]:
@@ -50,6 +52,10 @@ MODELS = {
     "linfusion": Model(feature="elu1", norm="sum", widths=_square(40, 64, 80, 160)),
     "lit": Model(feature="relu", norm="sum", widths=_square(192, 288)),
     "scatterformer": Model(feature="relu", norm="sum", widths=_square(32), varlen=True, eps_on="sum"),
+    # No model: the arguments that the rows above leave out, so that they are compiled too.
+    "others": Model(
+        feature="relu", norm="sub", widths=_square(32), rope=True, varlen=True, mask=True, state_index=True
+    ),
 }
 
 
@@ -101,15 +107,17 @@ def record(job: Job) -> Any:
     rope = (empty(N, D), empty(N, D)) if model.rope else (None, None)
     cu = empty(rows + 1, dtype=torch.int32) if model.varlen else None
     S, s, m, n = empty(rows, H, D, E), empty(rows, H, D), empty(rows, H, E), empty(rows, dtype=torch.int64)
+    mask = empty(B, N, dtype=torch.bool) if model.mask else None
+    index = empty(N, dtype=torch.int32) if model.state_index else None
     tau = empty(H) if model.norm == "clamp" else None
-    centered = model.norm == "sub"
-    read = (tau, *rope, cu, None, model.feature, model.norm, 1e-6, model.eps_on, D**-0.5, 100.0, centered)
+    centered = model.norm == "sub" and not model.rope
+    read = (tau, *rope, cu, index, model.feature, model.norm, 1e-6, model.eps_on, D**-0.5, 100.0, centered)
     with triton_plan.recording(job.arch) as launches:
         if job.role == "reduce_forward":
-            triton_launch.reduce_forward(k, v, weight, None, *rope, cu, model.feature, centered)
+            triton_launch.reduce_forward(k, v, weight, mask, *rope, cu, model.feature, centered)
         elif job.role == "reduce_backward":
             state = (s, m, n, model.feature, centered)
-            triton_launch.reduce_backward(S, s, m, k, v, weight, None, *rope, cu, *state)
+            triton_launch.reduce_backward(S, s, m, k, v, weight, mask, *rope, cu, *state)
         elif job.role == "readout_forward":
             triton_launch.readout_forward(q, S, s, m, n, *read)
         else:

@@ -26,6 +26,8 @@ def thresholds_path() -> Path:
 
 def violations(job: Job, facts: dict[str, Any], table: dict[str, Any]) -> list[str]:
     """What of one kernel's facts is outside the table's limits, as phrases; empty when all is well."""
+    if "error" in facts:
+        return [f"does not compile: {facts['error']}"]
     limits = table["limits"]
     found = [f"{key} must be 0, got {facts[key]}" for key in ("stack", "spills") if facts[key]]
     if facts["shared"] > limits["shared"][job.arch]:
@@ -42,7 +44,10 @@ def violations(job: Job, facts: dict[str, Any], table: dict[str, Any]) -> list[s
 
 
 def _measure_named(job: Job) -> tuple[Job, dict[str, Any]]:
-    return job, measure(job)
+    try:
+        return job, measure(job)
+    except Exception as error:  # a kernel that does not compile is a finding, the others are still wanted
+        return job, {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
 
 
 def measure_all(todo: list[Job], workers: int) -> Iterator[tuple[Job, dict[str, Any]]]:
@@ -73,6 +78,8 @@ def progress(results: Iterable[tuple[Job, Any]], total: int) -> Iterator[tuple[J
 
 
 def table_line(job: Job, facts: dict[str, Any]) -> str:
+    if "error" in facts:
+        return f"{job.name:<52}  {facts['error']}"
     numbers = (facts[key] for key in ("registers", "stack", "spills", "shared", "tensor_cores"))
     return f"{job.name:<52}" + "".join(f"{n:>8}" for n in numbers) + f"  {facts['tile']}"
 
@@ -86,7 +93,7 @@ def report(todo: list[Job], table: dict[str, Any], workers: int = 1, update: boo
     )
     found = []
     for job, facts in progress(measure_all(todo, workers), len(todo)):
-        if update:
+        if update and "error" not in facts:
             table["facts"][job.name] = facts
         found += [f"{job.name}: {phrase}" for phrase in violations(job, facts, table)]
         print(table_line(job, facts))

@@ -27,9 +27,9 @@ class Case:
     cu: tuple[int, ...] | None = None
     state_index: Tensor | None = None
     dtype: str = "fp32"
-    layout: str = (
-        "odd"  # odd: strides share no factor; fused: one q|k|v buffer; heads_first: (B, H, N, D) memory
-    )
+    # odd: strides share no factor; fused: one q|k|v buffer; heads_first: (B, H, N, D) memory;
+    # far: offsets pass 2^31 elements (address space is reserved, the pages in between are never touched)
+    layout: str = "odd"
     splits: int | None = None
     offset: float = 0.0
     size: float = 1.0
@@ -81,6 +81,8 @@ CASES = [
     Case(name="one_head", H=1, N=65, mask=True),
     Case(name="all_masked", N=9, mask=True, norm="mag", eps=1e-5, splits=2, B=1, cu=(0, 9)),
     Case(name="large_fp16", N=200, size=12.0, dtype="fp16", rope=True),  # S passes 65504
+    Case(name="far_tokens", B=1, N=3, H=1, D=16, E=16, dtype="fp16", layout="far", norm="mag", eps=1e-3),
+    Case(name="far_batch_items", B=3, N=1, D=16, E=16, dtype="fp16", layout="far", norm="clamp", cmin=99.0),
     Case(name="any_state_sum", B=1, cu=SEGMENTS, state_index=_index(140, 7), rope=True, weight=True),
     Case(name="any_state_mag", B=1, cu=SEGMENTS, state_index=_index(140, 7), norm="mag", eps=1e-5),
     Case(name="any_state_sub", B=1, cu=SEGMENTS, state_index=_index(140, 7), norm="sub", mask=True),
@@ -98,7 +100,16 @@ _CMIN = {"identity": 150.0, "elu1": 2000.0, "relu": 0.0}  # near the middle of t
 for _norm in ("sum", "clamp", "mag", "sub"):  # every normaliser with every feature
     CASES += [
         Case(
-            name=f"{_norm}_{f}", norm=_norm, feature=f, D=16, E=16, N=66, B=1, cmin=_CMIN[f], offset=0.4, eps=1e-4
+            name=f"{_norm}_{f}",
+            norm=_norm,
+            feature=f,
+            D=16,
+            E=16,
+            N=66,
+            B=1,
+            cmin=_CMIN[f],
+            offset=0.4,
+            eps=1e-4,
         )
         for f in ("identity", "elu1", "relu")
         if (_norm, f) not in {("sub", "identity"), ("clamp", "relu")}
@@ -109,7 +120,11 @@ BY_NAME = {c.name: c for c in CASES}
 
 def inside_nan(values: Tensor, layout: str) -> Tensor:
     """The same values as a view into a larger NaN-filled tensor."""
-    if values.ndim == 4 and layout == "fused":  # the second third of a fused projection
+    if values.ndim == 4 and layout == "far":
+        B, N, H, D = values.shape
+        buffer = torch.empty(2**31 + H * D, dtype=values.dtype)
+        view = buffer.as_strided((B, N, H, D), (2**30, 2**30, D, 1))
+    elif values.ndim == 4 and layout == "fused":  # the second third of a fused projection
         B, N, H, D = values.shape
         buffer = torch.full((B, N + 64, 3, H, D), float("nan"), dtype=values.dtype)
         view = buffer[:, 32 : 32 + N, 1]

@@ -77,15 +77,13 @@ def check_like(
 
 
 def check_keys_values(op: str, k: Tensor, v: Tensor) -> None:
-    check_tokens(op, "k", k, "(B, N, H, D)")
-    check_tokens(op, "v", v, "(B, N, H, E)")
+    """Of one set of tokens; both have passed ``check_tokens``."""
     if any(a != b for a, b in zip(k.shape[:3], v.shape[:3], strict=True)):
         refuse(op, "v", f"have k's (B, N, H) = {tuple(k.shape[:3])}", tuple(v.shape[:3]))
     check_like(op, "v", v, "k", k)
 
 
 def check_queries(op: str, q: Tensor, k: Tensor) -> None:
-    check_tokens(op, "q", q, "(B, N, H, D)")
     if any(a != b for a, b in zip(q.shape, k.shape, strict=True)):
         refuse(op, "k", f"have q's shape (B, N, H, D) = {tuple(q.shape)}", tuple(k.shape))
     check_like(op, "k", k, "q", q)

@@ -64,9 +64,10 @@ def linear_attn(
     Once differentiable, in q, k, v, weight and scale. Sources: README.md.
     """
     op = "linear_attn"
-    checks.check_tokens(op, "q", q, "(B, N, H, D)")
+    for name, x, layout in (("q", q, "(B, N, H, D)"), ("k", k, "(B, N, H, D)"), ("v", v, "(B, N, H, E)")):
+        checks.check_tokens(op, name, x, layout)
+    q, k, v = _autocast(q), _autocast(k), _autocast(v)
     checks.check_keys_values(op, k, v)
-    q, k, v = _autocast(q, k, v)
     checks.check_queries(op, q, k)
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
     scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
@@ -98,8 +99,10 @@ def lin_reduce(
     Raises: as ``linear_attn``. Once differentiable in k, v and weight.
     """
     op = "lin_reduce"
+    checks.check_tokens(op, "k", k, "(B, N, H, D)")
+    checks.check_tokens(op, "v", v, "(B, N, H, E)")
+    k, v = _autocast(k), _autocast(v)
     checks.check_keys_values(op, k, v)
-    (k, v) = _autocast(k, v)
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
     return _reduce(
         k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, choose(op, BACKENDS, backend, k)
@@ -132,7 +135,7 @@ def lin_readout(
     """
     op = "lin_readout"
     checks.check_tokens(op, "q", q, "(B, N, H, D)")
-    (q,) = _autocast(q)
+    q = _autocast(q)
     check_state(op, q, state, norm, rope, cu_seqlens, state_index)
     checks.check_rope(op, rope, "q", q)
     checks.check_cu_seqlens(op, cu_seqlens, "q", q)
@@ -144,16 +147,12 @@ def lin_readout(
     )
 
 
-def _autocast(*xs: Tensor) -> tuple[Tensor, ...]:
+def _autocast(x: Tensor) -> Tensor:
     """Under autocast q, k and v take its dtype; states, weights and tables stay as they are."""
-    kind = xs[0].device.type
-    if (
-        torch.amp.is_autocast_available(kind)
-        and torch.is_autocast_enabled(kind)
-        and xs[0].dtype != torch.float64
-    ):
-        return tuple(x.to(torch.get_autocast_dtype(kind)) for x in xs)
-    return xs
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return x
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind))
 
 
 def _is_traced_plainly(x: Tensor, backend: str, *packed: Tensor | None) -> bool:

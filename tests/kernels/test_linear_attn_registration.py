@@ -171,6 +171,14 @@ def test_autocast_casts_tokens_and_leaves_states_alone(compiled):
     assert torch.equal(state.S, lin_reduce(low["k"], low["v"], feature="elu1").S)
 
 
+def test_autocast_brings_mixed_dtypes_together():
+    q, k, v = torch.randn(1, 9, 2, 4), torch.randn(1, 9, 2, 4).bfloat16(), torch.randn(1, 9, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = linear_attn(q, k, v)
+        assert lin_reduce(k, v).S.dtype == torch.float32
+    assert torch.equal(mixed, linear_attn(q.bfloat16(), k, v.bfloat16()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_fake_cuda_tensors_get_shapes_dtypes_and_device_from_the_triton_op(dtype):
     with FakeTensorMode():

@@ -10,6 +10,7 @@ from torch.library import opcheck
 from linzoo.kernels import LinState, lin_readout, lin_reduce, linear_attn
 
 from .cases import Case, gradients, with_grad
+from .tolerances import relative_error
 
 OPS = ["linzoo.lin_readout.default", "linzoo.lin_reduce.default"]
 CU = torch.tensor([0, 3, 3, 17], dtype=torch.int32)
@@ -165,8 +166,8 @@ def test_autocast_casts_tokens_and_leaves_states_alone(compiled):
     grads = gradients(y, inputs)
     assert {grad.dtype for grad in grads.values()} == {torch.float32}
     low = {name: x.bfloat16() if name in "qkv" else x for name, x in inputs.items()}
-    assert torch.equal(y, call(**low)) or compiled
-    torch.testing.assert_close(y, call(**low), rtol=2e-2, atol=2e-2)
+    # products inside stay float32: only a rare last bit of y may differ, where bfloat16 products cost 3e-3
+    assert relative_error(y, call(**low)) < 5e-4
     # the sums themselves were not rounded: they equal those of bfloat16 inputs outside autocast, bit by bit
     assert torch.equal(state.S, lin_reduce(low["k"], low["v"], feature="elu1").S)
 

@@ -7,7 +7,7 @@
 Positions are integers from 0 and are not rescaled with the resolution.
 """
 
-from collections import OrderedDict
+import threading
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from torch import Tensor
 Rope = tuple[Tensor, Tensor]
 
 # Here and not in buffers: .half() would round a buffer, and the phase error grows with the position.
-_CACHE: OrderedDict[tuple, Rope] = OrderedDict()
+_CACHE: dict[tuple, Rope] = {}
+_CACHE_LOCK = threading.Lock()
 _CACHE_ENTRIES = 16
 _CACHE_NUMEL = 1 << 20  # larger tables are cheap beside the work on so many tokens, and would pin memory
 
@@ -37,21 +38,29 @@ def rope_table(
     if head_dim < 4 or head_dim % 4:
         raise ValueError(f"rope_table: head_dim must be a positive multiple of 4, got {head_dim}")
     acc = torch.float64 if dtype == torch.float64 else torch.float32
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return _build(height, width, head_dim, device, acc, copies)  # symbolic sizes are no dictionary keys
+    if _is_recording(device):
+        return _build(height, width, head_dim, device, acc, copies)
     key = (height, width, head_dim, torch.device(device), acc, copies)
     # Under FakeTensorMode and its like even an empty tensor is of another class: nothing is read or kept.
     plain = type(torch.empty(0, device=device)) is Tensor
-    if plain and key in _CACHE:
-        _CACHE.move_to_end(key)
-        return _CACHE[key]
+    table = _CACHE.get(key) if plain else None
+    if table is not None:
+        return table
     with torch.inference_mode(False):  # inference tensors could not be saved for a later backward
         table = _build(height, width, head_dim, device, acc, copies)
     if plain and table[0].numel() <= _CACHE_NUMEL:
-        _CACHE[key] = table
-        if len(_CACHE) > _CACHE_ENTRIES:
-            _CACHE.popitem(last=False)
+        with _CACHE_LOCK:
+            _CACHE[key] = table
+            while len(_CACHE) > _CACHE_ENTRIES:
+                del _CACHE[next(iter(_CACHE))]  # the oldest
     return table
+
+
+def _is_recording(device: torch.device) -> bool:
+    """Whether the run is compiled, traced or captured: sizes may be symbolic, tables must be part of it."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    return torch.device(device).type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def frequencies(head_dim: int, device: torch.device | str | None = None) -> Tensor:

@@ -18,6 +18,8 @@ pytest.importorskip("matplotlib")
 from linzoo.cli import main
 from linzoo.tools.demo import PARTS
 
+pytestmark = pytest.mark.slow
+
 TIMED = {
     "seconds",
     "cpu_seconds",

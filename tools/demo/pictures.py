@@ -37,7 +37,7 @@ def chart(path: Path, draw: Callable[[Axes, dict], None], xlabel: str, ylabel: s
         axes.set_xlabel(xlabel, color=theme["soft"], fontsize=11)
         axes.set_ylabel(ylabel, color=theme["soft"], fontsize=11)
         axes.set_title(title, color=theme["ink"], fontsize=12, loc="left")
-        axes.tick_params(colors=theme["soft"], which="both", labelsize=10)
+        axes.tick_params(colors=theme["soft"], which="both", labelsize=9.5)
         axes.grid(True, color=theme["grid"], linewidth=0.7)
         axes.set_axisbelow(True)
         for side, spine in axes.spines.items():

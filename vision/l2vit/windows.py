@@ -42,19 +42,27 @@ def _gather_windows(x: Tensor, size: int) -> Tensor:
     batch, height, width, _ = x.shape
     rows, columns = _count(height, size), _count(width, size)
     slot = torch.arange(batch * rows * columns * size * size, device=x.device)
-    window, inner = slot // (size * size), slot % (size * size)
-    row = window // columns % rows * size + inner // size
-    column = window % columns * size + inner % size
+    window, inner = _divmod(slot, size * size)
+    band, window_column = _divmod(window, columns)
+    image, window_row = _divmod(band, rows)
+    inner_row, inner_column = _divmod(inner, size)
+    row, column = window_row * size + inner_row, window_column * size + inner_column
     inside = ((row < height) & (column < width)).to(x.dtype).unsqueeze(-1)
-    image = window // (rows * columns)
     token = (image * height + row.clamp(max=height - 1)) * width + column.clamp(max=width - 1)
     return (x.flatten(0, 2).index_select(0, token) * inside).unflatten(0, (-1, size * size))
 
 
 def _gather_tokens(windows: Tensor, size: int, batch: int, height: int, width: int) -> Tensor:
     rows, columns = _count(height, size), _count(width, size)
-    token = torch.arange(batch * height * width, device=windows.device)
-    image, row, column = token // (height * width), token // width % height, token % width
-    window = (image * rows + row // size) * columns + column // size
-    slot = window * (size * size) + row % size * size + column % size
+    line, column = _divmod(torch.arange(batch * height * width, device=windows.device), width)
+    image, row = _divmod(line, height)
+    window_row, inner_row = _divmod(row, size)
+    window_column, inner_column = _divmod(column, size)
+    window = (image * rows + window_row) * columns + window_column
+    slot = (window * size + inner_row) * size + inner_column
     return windows.flatten(0, 1).index_select(0, slot).unflatten(0, (batch, height, width))
+
+
+def _divmod(index: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
+    whole = index // divisor
+    return whole, index - whole * divisor  # ONNX export has no remainder by a symbol

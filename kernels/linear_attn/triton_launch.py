@@ -92,7 +92,10 @@ def reduce_forward(
     k: Tensor, v: Tensor, weight: Tensor | None, mask: Tensor | None, cos: Tensor | None, sin: Tensor | None,
     cu_seqlens: Tensor | None, feature: str, centered: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(S, s, m, n) of rows or segments: float32 (R, H, D, E), (R, H, D), (R, H, E) and int64 (R,)."""
+    """(S, s, m, n) of rows or segments: float32 (R, H, D, E), (R, H, D), (R, H, E) and int64 (R,).
+
+    Masked tokens are counted in float32: exact up to 2^24 of them in a row and split.
+    """
     check("lin_reduce", k)
     k, v = ready(k), ready(v, k)
     rows = k.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1

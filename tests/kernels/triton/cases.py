@@ -28,6 +28,7 @@ class Case:
     state_index: Tensor | None = None
     dtype: str = "fp32"
     # odd: strides share no factor; fused: one q|k|v buffer; heads_first: (B, H, N, D) memory;
+    # every_other: stride 2 on the last axis;
     # far: offsets pass 2^31 elements (address space is reserved, the pages in between are never touched)
     layout: str = "odd"
     splits: int | None = None
@@ -81,6 +82,7 @@ CASES = [
     Case(name="one_head", H=1, N=65, mask=True),
     Case(name="all_masked", N=9, mask=True, norm="mag", eps=1e-5, splits=2, B=1, cu=(0, 9)),
     Case(name="large_fp16", N=200, size=12.0, dtype="fp16", rope=True),  # S passes 65504
+    Case(name="no_unit_stride", N=20, D=16, E=16, layout="every_other"),
     Case(name="far_tokens", B=1, N=3, H=1, D=16, E=16, dtype="fp16", layout="far", norm="mag", eps=1e-3),
     Case(name="far_batch_items", B=3, N=1, D=16, E=16, dtype="fp16", layout="far", norm="clamp", cmin=99.0),
     Case(name="any_state_sum", B=1, cu=SEGMENTS, state_index=_index(140, 7), rope=True, weight=True),
@@ -128,6 +130,8 @@ def inside_nan(values: Tensor, layout: str) -> Tensor:
         B, N, H, D = values.shape
         buffer = torch.full((B, N + 64, 3, H, D), float("nan"), dtype=values.dtype)
         view = buffer[:, 32 : 32 + N, 1]
+    elif values.ndim == 4 and layout == "every_other":
+        view = torch.full((*values.shape, 2), float("nan"), dtype=values.dtype)[..., 0]
     elif values.ndim == 4 and layout == "heads_first":
         B, N, H, D = values.shape
         view = torch.full((B, H, N + 64, D), float("nan"), dtype=values.dtype)[:, :, 32 : 32 + N].transpose(

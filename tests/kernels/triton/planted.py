@@ -1,13 +1,19 @@
 """Runs child.py on kernels with one line changed, to show that the suite would see it.
 
-TRITON_INTERPRET=1 python planted.py MODULE OLD NEW TMP child-arguments...
+    TRITON_INTERPRET=1 python planted.py FOLDER '[[GROUP, CASE, MODULE, OLD, NEW], ...]'
+
+Each fault has its own process, forked after torch is loaded. Prints a JSON list of [exit code, output].
 """
 
 import importlib
 import importlib.util
+import json
+import os
 import runpy
 import sys
 from pathlib import Path
+
+HERE = Path(__file__).parent
 
 
 def plant(module: str, old: str, new: str, folder: Path) -> None:
@@ -24,7 +30,29 @@ def plant(module: str, old: str, new: str, folder: Path) -> None:
     setattr(package, module, loaded)
 
 
+def outcome(folder: Path, group: str, case: str, *change: str) -> tuple[int, str]:
+    """Exit code (negative: killed by that signal) and output of child.py under one fault."""
+    log = folder / "output.txt"
+    pid = os.fork()
+    if pid == 0:
+        code = 70  # the fault could not be planted
+        try:
+            with log.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            plant(*change, folder)
+            sys.argv = ["child.py", group, case]
+            runpy.run_path(str(HERE / "child.py"), run_name="__main__")
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), log.read_text()
+
+
 if __name__ == "__main__":
-    plant(*sys.argv[1:4], Path(sys.argv[4]))
-    sys.argv[1:] = sys.argv[5:]
-    runpy.run_path(str(Path(__file__).with_name("child.py")), run_name="__main__")
+    sys.path.insert(0, str(HERE))
+    importlib.import_module("linzoo.kernels")  # torch and all but the Triton files
+    importlib.import_module("triton")
+    print(json.dumps([outcome(Path(sys.argv[1]), *fault) for fault in json.loads(sys.argv[2])]))

@@ -155,3 +155,26 @@ def test_every_mixer_of_the_demo_has_a_row():
     from linzoo.tools.demo.digits import MIXERS
 
     assert set(MIXERS) == set(ROWS)
+
+
+# progress
+
+
+@pytest.mark.parametrize("columns", [0, 100], ids="{} columns".format)
+def test_a_terminal_sees_a_bar_and_a_log_sees_a_line(columns):
+    pty = pytest.importorskip("pty")
+    import fcntl
+    import struct
+    import subprocess
+    import sys
+    import termios
+
+    code = "from linzoo.tools.demo.context import Progress as P; b = P('digits', 2); b.advance(); b.close('done')"
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, columns, 0, 0))
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
+    os.close(theirs)
+    assert "50%" in os.read(ours, 65536).decode()
+    os.close(ours)
+    logged = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stderr
+    assert logged == "digits: done\n"

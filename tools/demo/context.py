@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ class Progress:
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, initial=done, desc=label, unit=unit, dynamic_ncols=True)
+            size = shutil.get_terminal_size()  # tqdm itself draws nothing where a terminal says 0 x 0
+            shape = {"ncols": size.columns, "nrows": size.lines}
+            self._bar = tqdm(total=total, initial=done, desc=label, unit=unit, **shape)
 
     def advance(self, steps: int = 1) -> None:
         if self._bar is not None:

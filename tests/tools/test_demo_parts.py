@@ -169,7 +169,7 @@ def test_a_terminal_sees_a_bar_and_a_log_sees_a_line(columns):
     import sys
     import termios
 
-    code = "from linzoo.tools.demo.context import Progress as P; b = P('digits', 2); b.advance(); b.close('done')"
+    code = "from linzoo.tools.demo.context import Progress as P; b = P('d', 2); b.advance(); b.close('done')"
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 0, columns, 0, 0))
     subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, timeout=60)
@@ -177,4 +177,4 @@ def test_a_terminal_sees_a_bar_and_a_log_sees_a_line(columns):
     assert "50%" in os.read(ours, 65536).decode()
     os.close(ours)
     logged = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stderr
-    assert logged == "digits: done\n"
+    assert logged == "d: done\n"

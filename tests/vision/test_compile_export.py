@@ -1,0 +1,131 @@
+"""torch.compile, torch.export and ONNX on every family.
+
+Every variant keeps its widths and heads; depths are cut to the fewest blocks that hold each kind, since
+tracing time grows with depth and each further block repeats the same code. Inductor, saving and ONNX run on
+one small model a family.
+"""
+
+import importlib
+import io
+
+import pytest
+import timm
+import torch
+
+from linzoo.vision import FAMILIES
+
+NAMES = [name for family in FAMILIES for name in importlib.import_module(f"linzoo.vision.{family}").VARIANTS]
+SMALL = {"dims": (16, 32, 48, 64), "heads": (1, 2, 3, 4), "num_classes": 7}
+TINY = [f"{family}_tiny" for family in FAMILIES]
+every_variant = pytest.mark.parametrize("name", NAMES)
+every_family = pytest.mark.parametrize("name", TINY)
+
+# what the exported program must take: odd sizes, another batch, one window a side and several
+DYNAMIC = {
+    "x": {
+        0: torch.export.Dim("batch", min=1, max=64),
+        2: torch.export.Dim("height", min=33, max=4096),
+        3: torch.export.Dim("width", min=33, max=4096),
+    }
+}
+EXAMPLE = (2, 3, 72, 100)
+OTHERS = [(1, 3, 64, 64), (3, 3, 45, 131), (1, 3, 224, 300)]
+
+
+def build(name, **kwargs):
+    torch.manual_seed(0)
+    depths = (2, 1, 1, 2) if name.startswith("l2vit") else (1, 1, 1, 1)
+    model = timm.create_model(name, depths=depths, **{"drop_path_rate": 0.0, **kwargs}).eval()
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if value.is_floating_point() and value.ndim > 1:
+                value.normal_(std=value[0].numel() ** -0.5)
+            elif key.endswith(".gamma"):
+                value.fill_(1)
+    return model
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def close(got, want, tolerance=1e-4):
+    error = ((got - want).norm() / want.norm()).item()
+    assert error < tolerance, f"off by {error:.2e}"
+
+
+@pytest.mark.slow
+@every_variant
+def test_compiled_in_one_graph_forward_and_backward_are_the_eager_ones(name):
+    model = build(name)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, 64, 64)
+    want = model(x)
+    want.square().sum().backward()
+    gradients = {k: p.grad.clone() for k, p in model.named_parameters()}
+    model.zero_grad()
+    got = compiled(x)
+    close(got, want)
+    got.square().sum().backward()
+    for key, parameter in model.named_parameters():
+        scale = gradients[key].norm().clamp(min=1e-3 * parameter.norm())
+        assert (parameter.grad - gradients[key]).norm() < 2e-3 * scale, key
+
+
+@pytest.mark.slow
+@every_family
+def test_inductor_gives_the_eager_outputs(name):
+    model = build(name, **SMALL)
+    compiled = torch.compile(model, fullgraph=True)
+    with torch.no_grad():
+        x = torch.randn(2, 3, 64, 80)
+        close(compiled(x), model(x))
+
+
+@pytest.mark.slow
+@every_variant
+def test_exported_with_dynamic_batch_height_and_width(name):
+    model = build(name)
+    program = torch.export.export(model, (torch.randn(*EXAMPLE),), dynamic_shapes=DYNAMIC)
+    exported = program.module()
+    with torch.no_grad():
+        for size in OTHERS:
+            x = torch.randn(*size)
+            close(exported(x), model(x))
+
+
+@pytest.mark.slow
+@every_family
+def test_an_exported_program_survives_saving(name):
+    model = build(name, **SMALL)
+    program = torch.export.export(model, (torch.randn(*EXAMPLE),), dynamic_shapes=DYNAMIC)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    with torch.no_grad():
+        for size in OTHERS:
+            x = torch.randn(*size)
+            close(loaded(x), model(x))
+
+
+@pytest.mark.slow
+@every_family
+def test_onnxruntime_computes_the_same_at_other_sizes(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = build(name, **SMALL)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(
+        model, (torch.randn(*EXAMPLE),), path, dynamo=True, dynamic_shapes=DYNAMIC, verbose=False
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0].name
+    with torch.no_grad():
+        for size in OTHERS:
+            x = torch.randn(*size)
+            (got,) = session.run(None, {entry: x.numpy()})
+            close(torch.from_numpy(got), model(x))

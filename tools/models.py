@@ -84,6 +84,14 @@ def state_flops(tokens: Sequence[int], other: Sequence[int], *_: object, **__: o
     return 2 * batch * n * heads * width * other[-1]
 
 
+def has_published_weights(name: str) -> bool:
+    """Whether timm knows where to fetch weights for ``name`` (with or without a tag)."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(check_name(name))
+    return cfg is not None and cfg.has_weights
+
+
 def weights_origin(cfg: Mapping) -> str:
     """One line: where ``pretrained=True`` would fetch weights from."""
     if cfg.get("hf_hub_id"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -55,6 +56,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def usable_device(name: str) -> torch.device:
+    """The device called ``name``. Raises: ValueError when there is no such device here."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
+        raise ValueError(f"--device must be a device of this machine, got {name!r}: {error}") from error
+
+
 def no_weights_message(name: str) -> str:
     from .models import check_name, meta_model, weights_origin
 
@@ -70,7 +82,7 @@ def predict(args: argparse.Namespace) -> list[dict]:
     from PIL import Image, UnidentifiedImageError
     from timm.data import create_transform, resolve_model_data_config
 
-    model = build(args).to(args.device).eval()
+    model = build(args).to(usable_device(args.device)).eval()
     size = {"input_size": (model.pretrained_cfg["input_size"][0], args.img_size, args.img_size)}
     data = resolve_model_data_config(model, args=size if args.img_size else {})
     transform = create_transform(**data, is_training=False)
@@ -94,9 +106,13 @@ def predict(args: argparse.Namespace) -> list[dict]:
 def build(args: argparse.Namespace) -> nn.Module:
     import timm
 
-    from .models import check_name, load_checkpoint, model_with
+    from .models import check_name, has_published_weights, load_checkpoint, model_with
 
     check_name(args.model)
+    if args.pretrained and not has_published_weights(args.model):
+        raise ValueError(
+            f"--pretrained: no published weights are known for {args.model}; use --checkpoint FILE"
+        )
     if not args.checkpoint:
         kwargs = {"num_classes": args.num_classes} if args.num_classes else {}
         return timm.create_model(args.model, pretrained=args.pretrained, **kwargs)

@@ -231,9 +231,16 @@ def test_predict_names_classes_from_a_class_map(capsys, files, tmp_path, content
     (("--num-classes", "7"), "--num-classes must be 10"),
     (("--class-map", "nowhere.txt"), "--class-map must be a file"),
     (("-m", "ravlt_tiny"), "must hold every tensor of the model"),
+    (("--device", "toaster"), "--device must be a device of this machine"),
 ], ids=lambda value: value[0] if isinstance(value, tuple) else "")  # fmt: skip
 def test_predict_refuses_in_one_line(capsys, files, change, words):
     assert words in refused(capsys, *predict(files, "--checkpoint", str(files / "ours.pth"), *change)).lower()
+
+
+def test_pretrained_without_published_weights_is_refused(capsys, files):
+    assert "no published weights are known for nalaformer_xt" in refused(
+        capsys, *predict(files, "--pretrained")
+    )
 
 
 def test_predict_refuses_a_file_that_is_no_picture(capsys, files, tmp_path):

@@ -43,8 +43,14 @@ def check_name(name: str) -> str:
     import timm
 
     ours = our_names()
-    base = name.partition(".")[0]
+    base, _, tag = name.partition(".")
     if timm.is_model(base):
+        tagged = timm.list_models(f"{base}.*", include_tags=True) if tag else [name]
+        if name not in tagged:
+            known = ", ".join(tagged) or "none"
+            raise ValueError(
+                f"model must be a name known to timm or linzoo, {base} has no tag {tag!r}; has {known}"
+            )
         return name
     near = get_close_matches(base.lower(), ours) or get_close_matches(base.lower(), timm.list_models())
     hint = f"did you mean {' or '.join(near)}?" if near else "`linzoo list` shows the names"

@@ -170,6 +170,16 @@ def test_an_unknown_model_names_the_nearest(capsys, files, command):
     assert "did you mean ravlt_tiny" in refused(capsys, *argv, "ravlt_tiney")
 
 
+def test_an_unknown_tag_names_those_there_are(capsys):
+    assert "has l2vit_tiny.in1k" in refused(capsys, "info", "l2vit_tiny.in22k")
+
+
+def test_a_tag_chooses_the_published_classes(capsys):
+    assert main(["info", "l2vit_base.in22k", "--json"]) == 0
+    tagged = json.loads(capsys.readouterr().out)["parameters"]
+    assert tagged - 88_577_188 == (21841 - 1000) * 1025
+
+
 def test_an_image_size_too_small_is_refused(capsys):
     assert "--img-size must be at least 32" in refused(capsys, "info", "ravlt_tiny", "--img-size", "8")
 

@@ -3,10 +3,12 @@
 from importlib import import_module
 
 from .fold import fold
+from .layers import mixer_names, register_mixer
+from .pyramid import Pyramid
 
 FAMILIES = ("ravlt", "mala", "nalaformer", "l2vit")
 
 for _family in FAMILIES:
     import_module(f".{_family}", __name__)
 
-__all__ = ["FAMILIES", "fold"]
+__all__ = ["FAMILIES", "Pyramid", "fold", "mixer_names", "register_mixer"]

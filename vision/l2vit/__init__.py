@@ -15,6 +15,7 @@ __all__ = [
     "LocalConcentration",
     "WindowAttention",
     "checkpoint_filter_fn",
+    "default_cfgs",
     "from_official",
     "to_official",
 ]

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import linzoo.vision  # noqa: F401  registers the mixers
-from linzoo.tools.demo import scaling
+from linzoo.tools.demo import digits, scaling
+from linzoo.tools.demo.attention import inputs_of
+from linzoo.tools.demo.digits_training import build
 from linzoo.tools.demo.rows import ROWS, effective_row, queries_keys_values
 from linzoo.tools.demo.scaling_page import duration, exponent
 from linzoo.tools.demo.store import PartStore
@@ -149,6 +151,24 @@ def test_the_weights_times_the_values_are_the_mixers_output(mixer, scale):
             assert weights.shape == (2, 35)
             y = torch.einsum("hn,nhd->hd", weights, values[0])
             assert torch.allclose(y, seen[0][0, token], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_the_weights_come_from_what_the_pyramid_gives_its_mixers(name):
+    """As the attention part does it: the trained model's own tokens and tables, whatever form they have."""
+    options = digits.settings(quick=False)
+    model = build(name, options).double().eval()
+    mixer, seen = model.stages[1].blocks[0].attn, []
+    mixer.proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        x, rope = inputs_of(mixer, model, torch.randn(1, 1, 48, 40, dtype=torch.float64))
+        weights = torch.stack([effective_row(name, mixer, x, rope, token) for token in range(30)], 1)
+        values = queries_keys_values(mixer, x)[2][0]
+        y = torch.einsum("htn,nhd->thd", weights, values).flatten(1).view(1, 6, 5, -1)
+        if hasattr(mixer, "attend"):
+            v, gate = mixer.qkvg(x).chunk(4, -1)[2:]
+            y = mixer.merge(y + mixer.lepe(v), gate)
+    assert torch.allclose(y, seen[0].view_as(y), rtol=1e-6, atol=1e-9)
 
 
 def test_every_mixer_of_the_demo_has_a_row():

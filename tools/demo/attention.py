@@ -11,7 +11,7 @@ from .context import Context, one_thread
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
 NAME = "attention"
 TITLE = "Attention: what one token looks at"
@@ -76,20 +76,26 @@ def weight_maps(mixer: str, photo: np.ndarray, context: Context) -> dict[str, np
     model = build(mixer, context.settings["digits"]).eval()
     checkpoint = torch.load(context.state / digits.NAME / f"{mixer}.pt", weights_only=True)
     model.load_state_dict(checkpoint["model"])
-    attend = model.stages[context.settings["stage"]].blocks[0].attn
-    seen: list[Tensor] = []
-    attend.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
     image = torch.from_numpy((photo - photo.mean()) / photo.std()).float()[None, None]
+    attend = model.stages[context.settings["stage"]].blocks[0].attn
     with torch.inference_mode():
-        model(image)
-        x, rope = seen
+        x, rope = inputs_of(attend, model, image)
         height, width = x.shape[1:3]
         maps = {}
         for label, (row, column) in context.settings["queries"].items():
             token = int(row * height) * width + int(column * width)
-            weights = effective_row(mixer, attend, x, rope if attend.uses_rope else None, token)
+            weights = effective_row(mixer, attend, x, rope, token)
             maps[label] = weights.mean(0).view(height, width).numpy()
     return maps
+
+
+def inputs_of(mixer: nn.Module, model: nn.Module, image: Tensor) -> list:
+    """What ``mixer``, a part of ``model``, is given for ``image``: its tokens and its rotary tables."""
+    seen: list = []
+    hook = mixer.register_forward_pre_hook(lambda module, inputs: seen.extend(inputs))
+    model(image)
+    hook.remove()
+    return seen
 
 
 def facts_of(weights: np.ndarray) -> dict:

@@ -66,8 +66,9 @@ def _mala(mixer: nn.Module, q: Tensor, k: Tensor, rope: Rope, token: int) -> Ten
 
 def _nala(mixer: nn.Module, q: Tensor, k: Tensor, rope: Rope, token: int) -> Tensor:
     f, g = query_features(q), key_features(k)
-    both_halves = tuple(torch.cat((table, table), -1) for table in rope)
-    product = _turned_product(f, g, both_halves, token)
+    if rope[0].shape[-1] == q.shape[-1]:  # the pyramid repeats the tables itself, one for each half
+        rope = tuple(torch.cat((table, table), -1) for table in rope)
+    product = _turned_product(f, g, rope, token)
     return product / (k.shape[1] * (_product_with_mean(f, g, token) + 1e-6))
 
 

@@ -25,7 +25,7 @@ def settings(quick: bool) -> dict:
         "stage": 1,
         "queries": {
             "the eye": [0.37, 0.24],
-            "the fur below the ear": [0.62, 0.88],
+            "the cheek": [0.62, 0.88],
         },  # row and column, share of side
     }
 
@@ -154,6 +154,8 @@ def html(section: dict, folder: Path) -> str:
 
 
 def caption(cell: dict) -> str:
-    negative = f", {100 * cell['negative']:.0f} % of it negative" if cell["negative"] > 0.005 else ""
+    negative = (
+        f", {100 * cell['negative']:.0f} % of the magnitude negative" if cell["negative"] > 0.005 else ""
+    )
     half = f"half the weight on {100 * cell['half']:.0f} % of the tokens"
     return f"<b>{digits.MIXERS[cell['mixer']]}</b><br>sum {cell['sum']:.2f}{negative}; {half}"

@@ -43,9 +43,12 @@ class Backbone(nn.Module):
         self.num_classes, self.drop_rate = num_classes, drop_rate
         if num_classes > 0 and not global_pool:
             raise ValueError(f"global_pool must not be empty with a classifier (num_classes={num_classes})")
-        self.global_pool, self.head_drop, self.head = create_classifier(
+        parts = create_classifier(
             self.num_features, num_classes, global_pool, drop_rate=drop_rate, device=device, dtype=dtype
         )
+        for part in parts:  # born in training mode, which the model may have left
+            part.train(self.training)
+        self.global_pool, self.head_drop, self.head = parts
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

@@ -198,7 +198,7 @@ class Pyramid(Backbone):
         return self.neck(x)
 
     def drop_final(self) -> None:
-        self.neck = nn.Identity()
+        self.neck = nn.Identity().train(self.training)
 
 
 def _check_stages(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], scales: Sequence) -> None:

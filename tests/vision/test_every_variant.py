@@ -223,6 +223,16 @@ def test_resetting_the_classifier(name):
 
 
 @every_variant
+@pytest.mark.parametrize("training", [False, True])
+def test_new_parts_are_in_the_mode_of_the_model(name, training):
+    model = slim(name, drop_rate=0.9).train(training)
+    model.reset_classifier(4)
+    assert {m.training for m in model.modules()} == {training}
+    model.prune_intermediate_layers([1])
+    assert {m.training for m in model.modules()} == {training}
+
+
+@every_variant
 def test_without_classes_or_pooling_features_come_out(name):
     pooled = slim(name, num_classes=0).eval()
     assert pooled(image(1, 3, 64, 64)).shape == (1, pooled.num_features)

@@ -173,7 +173,7 @@ class L2ViT(Backbone):
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def drop_final(self) -> None:
-        self.norm = nn.Identity()
+        self.norm = nn.Identity().train(self.training)
 
     def forward_intermediates(
         self, x: Tensor, indices=None, norm: bool = False, stop_early: bool = False, output_fmt: str = "NCHW",

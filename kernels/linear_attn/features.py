@@ -26,8 +26,16 @@ def feature_map(x: Tensor, feature: str) -> Tensor:
     if feature == "relu":
         return x.relu()
     if torch.compiler.is_compiling():  # the compiler chooses by itself what the backward keeps
-        return x.clamp(max=0).exp() + x.clamp(min=0)
+        return _elu1_by_autograd(x)
     return _Elu1.apply(x)
+
+
+def _elu1_by_autograd(x: Tensor) -> Tensor:
+    """elu(x) + 1 in operators whose derivatives are right at 0 too: those of two clamps add up to 0 there."""
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        return x.clamp(max=0).exp() + x.clamp(min=0)  # no gradients, and six times faster in onnxruntime
+    above = x > 0
+    return torch.where(above, x + 1, x.masked_fill(above, 0).exp())
 
 
 class _Elu1(torch.autograd.Function):

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
-from linzoo.kernels import LinState, lin_readout, lin_reduce, linear_attn
+from linzoo.kernels import LinState, feature_map, lin_readout, lin_reduce, linear_attn
 
 from .cases import Case, gradients, with_grad
 from .tolerances import relative_error
@@ -68,6 +68,22 @@ def compiled_equals_eager(case: Case, backend: str, **more):
 @pytest.mark.parametrize("norm", ["sum", "clamp", "mag", "sub"])
 def test_compile_fullgraph_forward_and_backward(norm):
     compiled_equals_eager(Case(norm=norm, rope=True, weight=norm == "sum", mask=True), "aot_eager")
+
+
+def test_compiled_gradients_at_zero_are_those_of_eager():
+    x = torch.tensor([-90.0, -1.0, 0.0, 1.0, 90.0], requires_grad=True)
+    compiled = torch.compile(lambda x: feature_map(x, "elu1"), fullgraph=True, backend="aot_eager")
+    (slope,) = torch.autograd.grad(compiled(x).sum(), x)
+    torch.testing.assert_close(slope, x.detach().clamp(max=0).exp())
+
+    def call(q, k, v):
+        return linear_attn(q, k, v, feature="elu1")
+
+    tensors = with_grad({name: torch.randn(1, 50, 2, 8).relu() for name in "qkv"})  # half of them 0
+    wanted = gradients(call(**tensors), tensors)
+    fast = torch.compile(call, fullgraph=True, backend="aot_eager")
+    for name, grad in gradients(fast(**tensors), tensors).items():
+        assert relative_error(grad, wanted[name]) < 1e-5, name
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ class Backbone(nn.Module):
         """Removes the stages after the last of ``indices`` and what cannot follow; returns the indices."""
         take, last_wanted = feature_take_indices(len(self.stages), indices)
         prune_end = last_wanted < len(self.stages) - 1
-        self.stages = self.stages[: last_wanted + 1]
+        del self.stages[last_wanted + 1 :]
         if prune_end or prune_norm:  # the classifier is sized for what final made
             self.drop_final()
             self.num_features = self.head_hidden_size = self.feature_info[last_wanted]["num_chs"]

@@ -32,9 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.topk < 1:
         raise ValueError(f"--topk must be at least 1, got {args.topk}")
+    for flag, value in (("--num-classes", args.num_classes), ("--img-size", args.img_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} must be at least 1, got {value}")
     for image in args.images:
         if not image.is_file():
-            raise FileNotFoundError(f"IMAGE must be a picture file, {image} is not there")
+            what = "a folder" if image.is_dir() else "not there"
+            raise FileNotFoundError(f"IMAGE must be a picture file, {image} is {what}")
     if not (args.checkpoint or args.pretrained or args.random_weights):
         raise ValueError(no_weights_message(args.model))
     if args.random_weights:
@@ -64,7 +68,10 @@ def usable_device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        raise ValueError(f"--device must be a device of this machine, got {name!r}: {error}") from error
+        reason = (
+            str(error).partition("\n")[0].partition(". ")[0]
+        )  # torch goes on with its backends, for pages
+        raise ValueError(f"--device must be a device of this machine, got {name!r}: {reason}") from error
 
 
 def no_weights_message(name: str) -> str:
@@ -145,8 +152,11 @@ def read_class_map(path: Path) -> dict[int, str]:
         return dict(enumerate(path.read_text(encoding="utf-8").splitlines()))
     if path.suffix != ".json":
         raise ValueError(f"--class-map must end in .txt or .json, got {path.name}")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(content, dict) and all(isinstance(v, int) for v in content.values()):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--class-map: {path} is not JSON: {error}") from error
+    if isinstance(content, dict) and all(type(v) is int for v in content.values()):
         return {index: name for name, index in content.items()}
     if isinstance(content, list) and all(isinstance(v, str) for v in content):
         return dict(enumerate(content))

@@ -107,8 +107,8 @@ def test_a_module_that_fails_inside_is_not_called_missing(monkeypatch, tmp_path)
 def test_list_shows_every_registered_model_once(capsys):
     assert main(["list", "--json"]) == 0
     names = [row["name"] for row in json.loads(capsys.readouterr().out)]
-    assert len(names) == len(set(names)) == 17
-    assert all(timm.is_model(name) for name in names)
+    registered = [name for family in linzoo.vision.FAMILIES for name in timm.list_models(module=family)]
+    assert sorted(names) == sorted(registered) and len(names) == len(set(names)) >= 17
 
 
 def test_list_filters_by_timms_wildcards(capsys):
@@ -119,7 +119,8 @@ def test_list_filters_by_timms_wildcards(capsys):
 def test_list_pretrained_promises_no_weights_without_an_address(capsys):
     assert main(["list", "--pretrained", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert {row["family"] for row in rows} == {"ravlt", "l2vit"}
+    promised = {row["family"] for row in rows}
+    assert {"ravlt", "l2vit"} <= promised and not promised & {"mala", "nalaformer"}
 
 
 def test_list_families_has_one_line_a_family(capsys):
@@ -239,9 +240,12 @@ def test_predict_names_classes_from_a_class_map(capsys, files, tmp_path, content
 @pytest.mark.parametrize(("change", "words"), [
     (("--topk", "0"), "--topk must be at least 1"),
     (("--num-classes", "7"), "--num-classes must be 10"),
+    (("--num-classes", "0"), "--num-classes must be at least 1, got 0"),
+    (("--img-size", "0"), "--img-size must be at least 1, got 0"),
     (("--class-map", "nowhere.txt"), "--class-map must be a file"),
     (("-m", "ravlt_tiny"), "must hold every tensor of the model"),
     (("--device", "toaster"), "--device must be a device of this machine"),
+    (("--device", "mps"), "--device must be a device of this machine"),
 ], ids=lambda value: value[0] if isinstance(value, tuple) else "")  # fmt: skip
 def test_predict_refuses_in_one_line(capsys, files, change, words):
     assert words in refused(capsys, *predict(files, "--checkpoint", str(files / "ours.pth"), *change)).lower()

@@ -191,8 +191,10 @@ def test_the_page_fits_a_phone_and_a_dark_screen(whole):
 
 
 def test_two_runs_cannot_write_the_same_folder(tmp_path, capsys):
+    from linzoo.tools.demo import claim
     from linzoo.tools.demo.store import only_one
 
+    claim(tmp_path)
     with only_one(tmp_path):
         assert main(["demo", "--quick", "--output", str(tmp_path)]) == 2
     assert "another run is writing" in capsys.readouterr().err
@@ -203,3 +205,14 @@ def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "file")]) == 2
     assert "--output must be a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("extra", [(), ("--restart",)])
+def test_a_folder_that_holds_other_files_is_refused_and_unchanged(tmp_path, capsys, extra):
+    for name in ("digits/notes.txt", "state/mine.txt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("precious")
+    assert main(["demo", "--quick", "--output", str(tmp_path), *extra]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    kept = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.txt"))
+    assert kept == ["digits/notes.txt", "state/mine.txt"]

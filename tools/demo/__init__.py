@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 PARTS = ("digits", "scaling", "attention")
+MARK = ".linzoo-demo"  # in a folder that a run has made its own
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +31,7 @@ def run(args: argparse.Namespace) -> int:
     for module in ("sklearn", "skimage", "matplotlib"):  # now, not after minutes of work
         need(module, "data")
     output: Path = args.output
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output must be a folder, {output} is a file")
-    output.mkdir(parents=True, exist_ok=True)
+    claim(output)
     with only_one(output):
         if args.restart:
             shutil.rmtree(output / "state", ignore_errors=True)
@@ -42,6 +41,21 @@ def run(args: argparse.Namespace) -> int:
             write_results(output, sections, args.quick)
     print(f"linzoo demo: {output / 'index.html'}")
     return 0
+
+
+def claim(output: Path) -> None:
+    """Make ``output`` ours; a part clears its own folder there, so one that holds anything else is refused.
+
+    Raises: ValueError.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output must be a folder, {output} is a file")
+    if output.is_dir() and any(output.iterdir()) and not (output / MARK).exists():
+        raise ValueError(
+            f"--output must be a new, an empty or an earlier run's folder, {output.resolve()} holds other files"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARK).touch()
 
 
 def run_part(name: str, output: Path, quick: bool) -> dict:

@@ -7,6 +7,8 @@ from timm.layers import create_classifier
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from .sizes import check_head
+
 
 class Backbone(nn.Module):
     """timm's interface over ``self.stem``, ``self.stages`` (nn.Sequential) and ``self.final``; maps are NCHW.
@@ -39,15 +41,18 @@ class Backbone(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Pooling, dropout and the classifier ``head``; num_classes=0 leaves the classifier out."""
-        self.num_classes, self.drop_rate = num_classes, drop_rate
-        if num_classes > 0 and not global_pool:
-            raise ValueError(f"global_pool must not be empty with a classifier (num_classes={num_classes})")
+        """Pooling, dropout and the classifier ``head``; num_classes=0 leaves the classifier out.
+
+        Raises: ValueError, with the model unchanged, for a negative or fractional num_classes, a drop_rate
+            outside [0, 1), a pooling that timm does not have, and a classifier without pooling.
+        """
+        check_head(type(self).__name__, num_classes, global_pool, drop_rate)
         parts = create_classifier(
             self.num_features, num_classes, global_pool, drop_rate=drop_rate, device=device, dtype=dtype
         )
         for part in parts:  # born in training mode, which the model may have left
             part.train(self.training)
+        self.num_classes, self.drop_rate = num_classes, drop_rate
         self.global_pool, self.head_drop, self.head = parts
 
     @torch.jit.ignore
@@ -56,7 +61,10 @@ class Backbone(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one of ``num_classes``; global_pool None keeps the pooling."""
+        """Replaces the classifier by a fresh one of ``num_classes``; global_pool None keeps the pooling.
+
+        Raises: ValueError, with the model unchanged; see ``build_head``.
+        """
         pool = self.global_pool.pool_type if global_pool is None else global_pool
         like = next(self.parameters())
         self.build_head(num_classes, pool, self.drop_rate, device=like.device, dtype=like.dtype)

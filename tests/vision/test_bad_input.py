@@ -145,6 +145,28 @@ def test_a_wrong_argument_is_named_with_what_it_must_be(name, arguments, message
         timm.create_model(name, device="meta", **arguments)
 
 
+@pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1,), r"num_classes must be an integer of at least 0, got -1"),
+        ((2.5,), r"num_classes must be an integer of at least 0, got 2\.5"),
+        ((True,), r"num_classes must be an integer of at least 0, got True"),
+        ((None,), r"num_classes must be an integer of at least 0, got None"),
+        ((7, ""), r"global_pool must not be empty with a classifier \(num_classes=7\)"),
+        ((7, "average"), r"global_pool must be among '', avg, .*, got 'average'"),
+    ],
+    ids=str,
+)
+def test_a_refused_classifier_leaves_the_model_unchanged(name, arguments, message):
+    model = timm.create_model(name, device="meta", drop_rate=0.25)
+    kept = ("num_classes", "drop_rate", "global_pool", "head_drop", "head")
+    before = [getattr(model, attribute) for attribute in kept]
+    with pytest.raises(ValueError, match=message):
+        model.reset_classifier(*arguments)
+    assert all(getattr(model, attribute) is part for attribute, part in zip(kept, before, strict=True))
+
+
 @pytest.mark.parametrize("name", ["ravlt_tiny", "mala_tiny", "nalaformer_xt", "l2vit_tiny"])
 def test_a_misspelt_keyword_is_a_type_error(name):
     with pytest.raises(TypeError, match="dorp_path_rate"):

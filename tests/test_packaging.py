@@ -25,7 +25,7 @@ def test_the_wheel_holds_every_tracked_module_and_card(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     for top in ("kernels", "vision", "tools"):
         for path in (ROOT / top).rglob("*"):
-            wanted = path.suffix == ".py" or (path.name == "README.md" and top != "tools")
+            wanted = path.suffix in (".py", ".json") or (path.name == "README.md" and top != "tools")
             if wanted and "__pycache__" not in path.parts:
                 assert f"linzoo/{path.relative_to(ROOT)}" in inside
     assert "linzoo/py.typed" in inside

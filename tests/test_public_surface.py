@@ -4,8 +4,8 @@ import importlib
 import inspect
 
 import pytest
+import torch
 
-FAMILY = {"VARIANTS", "checkpoint_filter_fn", "default_cfgs", "from_official", "to_official"}
 SURFACE = {
     "linzoo": {"__version__"},
     "linzoo.kernels": {
@@ -18,27 +18,28 @@ SURFACE = {
         "linear_attn",
     },
     "linzoo.vision": {"FAMILIES", "Pyramid", "fold", "mixer_names", "register_mixer"},
-    "linzoo.vision.ravlt": FAMILY | {"RankAugmentedMixer"},
-    "linzoo.vision.mala": FAMILY | {"MagnitudeAwareMixer"},
-    "linzoo.vision.nalaformer": FAMILY | {"NormAwareMixer"},
-    "linzoo.vision.l2vit": FAMILY
-    | {"L2ViT", "LinearGlobalAttention", "LocalConcentration", "WindowAttention"},
 }
-
-
-def names_of(package: str) -> set[str]:
-    """``__all__`` without the entry points, which timm's registry lists."""
-    module = importlib.import_module(package)
-    return {n for n in module.__all__ if n not in getattr(module, "VARIANTS", {})}
+FAMILY = {"VARIANTS", "checkpoint_filter_fn", "default_cfgs", "from_official", "to_official"}
+FAMILIES = [f"linzoo.vision.{name}" for name in importlib.import_module("linzoo.vision").FAMILIES]
 
 
 @pytest.mark.parametrize("package", SURFACE)
 def test_the_promised_names_are_these(package):
-    assert names_of(package) == SURFACE[package]
+    assert set(importlib.import_module(package).__all__) == SURFACE[package]
 
 
-@pytest.mark.parametrize("package", SURFACE)
-def test_every_promised_name_exists_and_every_callable_is_documented(package):
+@pytest.mark.parametrize("package", FAMILIES)
+def test_a_family_promises_its_variants_its_classes_and_the_same_five_names(package):
+    module = importlib.import_module(package)
+    others = set(module.__all__) - FAMILY
+    classes = {name for name in others if inspect.isclass(getattr(module, name))}
+    assert set(module.__all__) >= FAMILY
+    assert others - classes == set(module.VARIANTS)
+    assert all(issubclass(getattr(module, name), torch.nn.Module) for name in classes) and classes
+
+
+@pytest.mark.parametrize("package", [*SURFACE, *FAMILIES])
+def test_every_promised_callable_is_documented(package):
     module = importlib.import_module(package)
     for name in module.__all__:
         value = getattr(module, name)

@@ -52,7 +52,7 @@ def claim(output: Path) -> None:
         raise ValueError(f"--output must be a folder, {output} is a file")
     if output.is_dir() and any(output.iterdir()) and not (output / MARK).exists():
         raise ValueError(
-            f"--output must be a new, an empty or an earlier run's folder, {output.resolve()} holds other files"
+            f"--output must be a new, empty or earlier run's folder, {output.resolve()} holds other files"
         )
     output.mkdir(parents=True, exist_ok=True)
     (output / MARK).touch()

@@ -130,14 +130,18 @@ def check_cu_seqlens(op: str, cu_seqlens: Tensor | None, name: str, x: Tensor) -
         refuse(op, name, "have B = 1 with cu_seqlens (segments are packed along N)", f"B = {x.shape[0]}")
     if cu_seqlens.shape[0] < 2:
         refuse(op, "cu_seqlens", "have at least 2 entries (G + 1)", tuple(cu_seqlens.shape))
-    if not values_are_visible(cu_seqlens):
-        return
+    if values_are_visible(cu_seqlens):
+        check_offsets(op, cu_seqlens, x.shape[1])
+
+
+def check_offsets(op: str, cu_seqlens: Tensor, tokens: int) -> None:
+    """The values: else tokens that no segment covers would be left unwritten."""
     if int(cu_seqlens[0]) != 0:
         refuse(op, "cu_seqlens", "start at 0", int(cu_seqlens[0]))
     if bool((cu_seqlens[1:] < cu_seqlens[:-1]).any()):
         refuse(op, "cu_seqlens", "never fall from one entry to the next", cu_seqlens.tolist()[:8])
-    if int(cu_seqlens[-1]) != x.shape[1]:
-        refuse(op, "cu_seqlens", f"end at N = {x.shape[1]}", int(cu_seqlens[-1]))
+    if int(cu_seqlens[-1]) != tokens:
+        refuse(op, "cu_seqlens", f"end at N = {tokens}", int(cu_seqlens[-1]))
 
 
 def check_state_index(
@@ -152,16 +156,18 @@ def check_state_index(
     check_shape(op, "state_index", state_index, "(N,)", (q.shape[1],))
     check_like(op, "state_index", state_index, "q", q, torch.int32)
     if values_are_visible(state_index):
-        low, high = (int(i) for i in state_index.aminmax())
-        if low < 0 or high >= states:
-            refuse(
-                op,
-                "state_index",
-                f"be in 0 .. {states - 1} (the state has {states} rows)",
-                f"{low} .. {high}",
-            )
+        check_rows(op, state_index, states)
+
+
+def check_rows(op: str, state_index: Tensor, states: int) -> None:
+    """The values: rows that the state has."""
+    low, high = (int(i) for i in state_index.aminmax())
+    if low < 0 or high >= states:
+        wanted = f"be in 0 .. {states - 1} (the state has {states} rows)"
+        refuse(op, "state_index", wanted, f"{low} .. {high}")
 
 
 def values_are_visible(x: Tensor) -> bool:
     """Whether reading ``x`` costs nothing and means something: on the CPU, not traced, not fake."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) is Tensor
+    known = type(x) in (Tensor, torch.nn.Parameter)
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and known

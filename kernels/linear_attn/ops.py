@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import accumulation_dtype
+from ..checks import accumulation_dtype, check_offsets, check_rows
 from . import eager
 
 
@@ -32,6 +32,18 @@ def exactly(x: Tensor) -> AbstractContextManager:
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
+def check_values(
+    op: str, x: Tensor, cu_seqlens: Tensor | None, state_index: Tensor | None = None, states: int = 0
+) -> None:
+    """What the public functions could not read while a compiler traced them; here tensors are real."""
+    if x.device.type != "cpu":  # reading values would make a GPU wait
+        return
+    if cu_seqlens is not None:
+        check_offsets(op, cu_seqlens, x.shape[1])
+    if state_index is not None:
+        check_rows(op, state_index, states)
+
+
 @torch.library.custom_op("linzoo::lin_reduce", mutates_args=())
 def lin_reduce_op(
     k: Tensor,
@@ -45,6 +57,7 @@ def lin_reduce_op(
     centered: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_values("lin_reduce", k, cu_seqlens)
     with exactly(k):
         return launcher(backend).reduce_forward(k, v, weight, mask, cos, sin, cu_seqlens, feature, centered)
 
@@ -134,6 +147,7 @@ def lin_readout_op(
     centered: bool,
     backend: str,
 ) -> Tensor:
+    check_values("lin_readout", q, cu_seqlens, state_index, len(n))
     with exactly(q):
         return launcher(backend).readout_forward(
             q,

@@ -109,6 +109,29 @@ def test_offsets_that_do_not_span_the_tokens_are_refused_by_every_op(offsets, te
         lin_reduce(q, q, cu_seqlens=offsets)
 
 
+@pytest.mark.parametrize("as_parameter", [False, True], ids=["compiled", "parameter"])
+def test_values_that_a_compiler_could_not_read_are_refused_when_the_op_runs(as_parameter):
+    def attend(offsets):
+        q = tokens()[:1]
+        return linear_attn(q, q, q, cu_seqlens=offsets)
+
+    def read(rows):
+        return lin_readout(tokens()[:1], STATE, state_index=rows)
+
+    def prepare(call, values):
+        if as_parameter:
+            return call, torch.nn.Parameter(values, requires_grad=False)
+        return torch.compile(call, fullgraph=True, backend="aot_eager"), values
+
+    for offsets, text in ((cu(0, 4), "end at N = 6, got 4"), (cu(0, 4, 2, 6), "never fall")):
+        call, values = prepare(attend, offsets)
+        with pytest.raises(ShapeError, match=f"cu_seqlens must {text}"):
+            call(values)
+    call, values = prepare(read, cu(*[5] * N))
+    with pytest.raises(ShapeError, match=r"state_index must be in 0 .. 1"):
+        call(values)
+
+
 STATE = lin_reduce(tokens(), tokens(E))
 CENTRED = lin_reduce(tokens(), tokens(E), norm="sub")
 

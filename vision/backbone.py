@@ -76,10 +76,10 @@ class Backbone(nn.Module):
             stage.grad_checkpointing = enable
 
     def check_image(self, x: Tensor) -> None:
-        """A ValueError that names the shape, unless x is (B, in_chans, H, W) with H, W > 0."""
-        if x.ndim != 4 or x.shape[1] != self.in_chans or x.shape[2] == 0 or x.shape[3] == 0:
+        """A ValueError that names the shape, unless x is (B, in_chans, H, W) with B, H, W > 0."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans or 0 in x.shape:
             raise ValueError(
-                f"{type(self).__name__}: image must be (B, {self.in_chans}, H, W) with H, W > 0, "
+                f"{type(self).__name__}: image must be (B, {self.in_chans}, H, W) with B, H, W > 0, "
                 f"got {tuple(x.shape)}"
             )
 

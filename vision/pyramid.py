@@ -26,6 +26,7 @@ from .layers import (
     make_mixer,
     rope_table,
 )
+from .sizes import check_body, check_count
 
 HYBRID = ("linear", "linear", "softmax", "softmax")  # as published
 
@@ -117,7 +118,8 @@ class Pyramid(Backbone):
         global_pool: timm's pooling names; "" (with num_classes=0) keeps the map.
         drop_rate: dropout before the classifier.
         device, dtype: of the parameters; "meta" works.
-    Raises: ValueError for stage counts that differ, heads that do not divide, unknown mixers.
+    Raises: ValueError for sizes below 1, rates outside [0, 1), stage counts that differ, heads that do not
+        divide, unknown mixers.
     """
 
     def __init__(
@@ -143,9 +145,13 @@ class Pyramid(Backbone):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
+        check_body(
+            "Pyramid", dims, depths, heads, ffn_ratio=ffn_ratio, in_chans=in_chans,
+            drop_path_rate=drop_path_rate, **({"layer_scale": layer_scale} if layer_scale else {}),
+        )  # fmt: skip
+        check_count("Pyramid", "neck_dim", neck_dim)
         names = resolve_mixers(mixers, len(dims), linear_mixer, softmax_mixer)
-        scales = layer_scale if layer_scale else [None] * len(dims)
-        _check_stages(dims, depths, heads, scales)
+        scales = layer_scale or [None] * len(dims)
         if linear_init not in ("trunc_normal", "default"):
             raise ValueError(f"Pyramid: linear_init must be 'trunc_normal' or 'default', got {linear_init!r}")
         self.in_chans, self.linear_init, self.mixers = in_chans, linear_init, names
@@ -199,15 +205,6 @@ class Pyramid(Backbone):
 
     def drop_final(self) -> None:
         self.neck = nn.Identity().train(self.training)
-
-
-def _check_stages(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], scales: Sequence) -> None:
-    for what, given in (("depths", depths), ("heads", heads), ("layer_scale", scales)):
-        if len(given) != len(dims):
-            raise ValueError(f"Pyramid: {what} must have one entry a stage ({len(dims)}), got {tuple(given)}")
-    for dim, number in zip(dims, heads, strict=True):
-        if number < 1 or dim % number:
-            raise ValueError(f"Pyramid: heads must divide dim={dim}, got {number}")
 
 
 def resolve_mixers(

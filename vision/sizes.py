@@ -30,6 +30,28 @@ def check_head(owner: str, num_classes: int, global_pool: str, drop_rate: float)
         )
 
 
+def check_body(
+    owner: str,
+    dims: Sequence[int],
+    depths: Sequence[int],
+    heads: Sequence[int],
+    *,
+    ffn_ratio: float,
+    in_chans: int,
+    drop_path_rate: float,
+    **per_stage: Sequence,
+) -> None:
+    """What stem and stages are built with; ``per_stage``: further tables with one entry a stage."""
+    check_stages(owner, dims, depths, heads, **per_stage)
+    check_count(owner, "in_chans", in_chans)
+    check_rate(owner, "drop_path_rate", drop_path_rate)
+    if not isinstance(ffn_ratio, Real) or not 1 <= min(dims) * ffn_ratio < float("inf"):
+        raise ValueError(
+            f"{owner}: ffn_ratio must give a hidden width of at least 1 for dim={min(dims)}, "
+            f"got {ffn_ratio!r}"
+        )
+
+
 def check_stages(
     owner: str,
     dims: Sequence[int],
@@ -37,7 +59,7 @@ def check_stages(
     heads: Sequence[int],
     **per_stage: Sequence,
 ) -> None:
-    """At least one stage, one entry a stage in each table, heads that divide dims, and a stem with channels."""
+    """At least one stage, one entry a stage in each table, heads that divide dims, channels in the stem."""
     tables = {"dims": dims, "depths": depths, "heads": heads, **per_stage}
     for name, given in tables.items():
         if isinstance(given, str) or not isinstance(given, Sequence):
@@ -45,21 +67,12 @@ def check_stages(
         if not given:
             raise ValueError(f"{owner}: {name} must have at least one stage, got {given!r}")
         if len(given) != len(dims):
-            raise ValueError(
-                f"{owner}: {name} must have one entry a stage ({len(dims)}), got {tuple(given)}"
-            )
+            raise ValueError(f"{owner}: {name} must have one entry a stage ({len(dims)}), got {tuple(given)}")
     check_count(owner, "dims[0]", dims[0], least=2)  # the stem's first convolution has half of it
     for i, (dim, depth, number) in enumerate(zip(dims, depths, heads, strict=True)):
         check_count(owner, f"dims[{i}]", dim)
         check_count(owner, f"depths[{i}]", depth, least=0)
         check_count(owner, f"heads[{i}]", number)
+    for dim, number in zip(dims, heads, strict=True):
         if dim % number:
             raise ValueError(f"{owner}: heads must divide dim={dim}, got {number}")
-
-
-def check_ffn_ratio(owner: str, ffn_ratio: float, dims: Sequence[int]) -> None:
-    """The hidden width int(dim * ffn_ratio) must be at least 1 in every stage."""
-    if not isinstance(ffn_ratio, Real) or not 1 <= min(dims) * ffn_ratio < float("inf"):
-        raise ValueError(
-            f"{owner}: ffn_ratio must give a hidden width of at least 1 for dim={min(dims)}, got {ffn_ratio!r}"
-        )

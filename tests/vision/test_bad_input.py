@@ -137,12 +137,68 @@ def test_a_refused_file_leaves_a_built_model_unchanged(official):
         ("nalaformer_xt", {"mixers": ("linear", "softmax")}, r"one a stage \(4\)"),
         ("l2vit_tiny", {"mixers": ("alternat",) * 4}, r"'alternat'.*'alternate'"),
         ("l2vit_tiny", {"window_size": 0}, r"window_size must be .*, got 0"),
-        ("ravlt_tiny", {"global_pool": ""}, r"global_pool must not be empty"),
+        (
+            "l2vit_tiny",
+            {"window_size": (7, 7)},
+            r"window_size must be an integer of at least 1, got \(7, 7\)",
+        ),
+        ("ravlt_tiny", {"neck_dim": 0}, r"neck_dim must be an integer of at least 1, got 0"),
+        ("ravlt_tiny", {"layer_scale": (1.0, 1.0)}, r"layer_scale must have one entry a stage \(4\)"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_it_must_be(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         timm.create_model(name, device="meta", **arguments)
+
+
+@pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"global_pool": ""}, r"global_pool must not be empty"),
+        ({"global_pool": "mean"}, r"global_pool must be among .*, got 'mean'"),
+        ({"in_chans": 0}, r"in_chans must be an integer of at least 1, got 0"),
+        ({"in_chans": -3}, r"in_chans must be an integer of at least 1, got -3"),
+        ({"num_classes": -1}, r"num_classes must be an integer of at least 0, got -1"),
+        ({"drop_rate": 1.0}, r"drop_rate must be a number in \[0, 1\), got 1\.0"),
+        ({"drop_rate": -0.1}, r"drop_rate must be a number in \[0, 1\), got -0\.1"),
+        ({"drop_path_rate": 1.5}, r"drop_path_rate must be a number in \[0, 1\), got 1\.5"),
+        ({"drop_path_rate": float("nan")}, r"drop_path_rate must be a number in \[0, 1\), got nan"),
+        ({"dims": (1, 2, 4, 8), "heads": (1,) * 4}, r"dims\[0\] must be an integer of at least 2, got 1"),
+        ({"dims": (0, 128, 256, 512)}, r"dims\[0\] must be an integer of at least 2, got 0"),
+        ({"dims": (64, 0, 256, 512)}, r"dims\[1\] must be an integer of at least 1, got 0"),
+        ({"dims": (64, 128.0, 256, 512)}, r"dims\[1\] must be an integer of at least 1, got 128\.0"),
+        ({"dims": 64}, r"dims must be a sequence with one entry a stage, got 64"),
+        ({"dims": (), "depths": (), "heads": ()}, r"dims must have at least one stage, got \(\)"),
+        ({"depths": (2, -1, 2, 2)}, r"depths\[1\] must be an integer of at least 0, got -1"),
+        ({"heads": (0, 2, 4, 8)}, r"heads\[0\] must be an integer of at least 1, got 0"),
+        ({"ffn_ratio": 0.001}, r"ffn_ratio must give a hidden width of at least 1 for dim=\d+, got 0\.001"),
+        ({"ffn_ratio": -1}, r"ffn_ratio must give a hidden width of at least 1 for dim=\d+, got -1"),
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_model_are_refused_by_both_kinds_of_model(name, arguments, message):
+    with pytest.raises(ValueError, match=r"^(Pyramid|L2ViT): " + message):
+        timm.create_model(name, device="meta", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"img_size": 0}, r"img_size must be an integer of at least 1, got 0"),
+        ({"img_size": (224, -1)}, r"img_size must be an integer of at least 1, got -1"),
+        ({"img_size": 224.0}, r"img_size must be an integer of at least 1, got 224\.0"),
+        ({"img_size": (224, 224, 3)}, r"img_size must be an int or \(height, width\), got \(224, 224, 3\)"),
+        ({"img_size": 224, "window_size": 0}, r"window_size must be an integer of at least 1, got 0"),
+        ({"window_size": (7, 7)}, r"window_size must be an integer of at least 1, got \(7, 7\)"),
+    ],
+    ids=str,
+)
+def test_a_refused_input_size_leaves_the_windows_unchanged(arguments, message):
+    model = timm.create_model("l2vit_tiny", device="meta")
+    with pytest.raises(ValueError, match="set_input_size: " + message):
+        model.set_input_size(**arguments)
+    assert {m.window_size for m in model.modules() if hasattr(m, "window_size")} == {7}
 
 
 @pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])
@@ -174,7 +230,7 @@ def test_a_misspelt_keyword_is_a_type_error(name):
 
 
 @pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 0)])
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 0), (0, 3, 64, 64)])
 def test_a_wrong_image_is_refused_with_its_shape(name, shape):
     model = timm.create_model(name, device="meta")
     with pytest.raises(ValueError, match=re.escape(str(shape))):

@@ -210,9 +210,9 @@ def test_a_window_as_large_as_the_image_is_softmax_over_all_tokens():
     [
         ({"mixers": "windwo"}, "did you mean 'window'"),
         ({"mixers": ("linear",) * 3}, "one a stage"),
-        ({"heads": (1, 2, 3, 5)}, "heads must divide dims"),
+        ({"heads": (1, 2, 3, 5)}, "heads must divide dim=64, got 5"),
         ({"depths": (1, 1, 1)}, "depths must have one entry a stage"),
-        ({"window_size": 0}, "window_size must be at least 1"),
+        ({"window_size": 0}, "window_size must be an integer of at least 1, got 0"),
     ],
 )
 def test_wrong_options_are_named(changes, message):

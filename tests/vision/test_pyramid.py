@@ -96,7 +96,7 @@ def test_an_unknown_mixer_gets_the_nearest_name_suggested():
     [
         ({"mixers": ("linear",) * 3}, r"mixers: must be one name or one a stage \(4\), got"),
         ({"heads": (1, 2, 3, 4)}, r"heads must divide dim=32, got 3"),
-        ({"heads": (1, 2, 0, 4)}, r"heads must divide dim=32, got 0"),
+        ({"heads": (1, 2, 0, 4)}, r"heads\[2\] must be an integer of at least 1, got 0"),
         ({"heads": (8, 2, 2, 4)}, r"dims / heads must be a multiple of 4 with rotary mixers, got 16 / 8"),
         ({"depths": (1, 1, 1)}, r"depths must have one entry a stage \(4\), got \(1, 1, 1\)"),
         ({"layer_scale": (1.0,)}, r"layer_scale must have one entry a stage \(4\), got \(1.0,\)"),
@@ -118,7 +118,7 @@ def test_a_misspelt_argument_is_a_type_error():
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 4, 64, 64), (1, 3, 0, 64), (1, 3, 64, 0)], ids=str)
 def test_what_is_no_image_is_refused(shape):
     model = small()
-    with pytest.raises(ValueError, match=r"Pyramid: image must be \(B, 3, H, W\) with H, W > 0, got"):
+    with pytest.raises(ValueError, match=r"Pyramid: image must be \(B, 3, H, W\) with B, H, W > 0, got"):
         model(torch.zeros(shape))
     with pytest.raises(ValueError, match="image must be"):
         model.forward_intermediates(torch.zeros(shape))

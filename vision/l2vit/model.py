@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbone import Backbone
+from ..sizes import check_body, check_count
 from .blocks import GlobalBlock, WindowBlock
 from .mixer import LinearGlobalAttention, WindowAttention
 from .stem import PaddedDownsample, PaddedStem
@@ -77,7 +78,8 @@ class L2ViT(Backbone):
         global_pool: timm's pooling names; "" (with num_classes=0) keeps the map.
         drop_rate: dropout before the classifier.
         device, dtype: of the parameters; "meta" works.
-    Raises: ValueError for stage counts that differ, heads that do not divide, unknown mixers.
+    Raises: ValueError for sizes below 1, rates outside [0, 1), stage counts that differ, heads that do not
+        divide, unknown mixers.
     """
 
     def __init__(
@@ -99,7 +101,16 @@ class L2ViT(Backbone):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         super().__init__()
-        check_sizes(dims, depths, heads, window_size)
+        check_body(
+            "L2ViT",
+            dims,
+            depths,
+            heads,
+            ffn_ratio=ffn_ratio,
+            in_chans=in_chans,
+            drop_path_rate=drop_path_rate,
+        )
+        check_count("L2ViT", "window_size", window_size)
         self.in_chans, self.head_init_scale = in_chans, head_init_scale
         self.mixers = resolve_mixers(mixers, len(dims))
 
@@ -142,14 +153,20 @@ class L2ViT(Backbone):
             img_size: pixels, int or (height, width); without ``window_size``, the window is the shorter side
                 over 32, which is the authors' choice (7 at 224, 12 at 384).
             window_size: tokens a side.
+        Raises: ValueError, with the model unchanged, for sizes that are no integers of at least 1.
         """
-        if window_size is None:
-            if img_size is None:
-                raise ValueError("set_input_size: img_size or window_size must be given, got neither")
-            side = img_size if isinstance(img_size, int) else min(img_size)
-            window_size = max(1, side // 32)
-        if window_size < 1:
-            raise ValueError(f"set_input_size: window_size must be at least 1, got {window_size}")
+        if img_size is None and window_size is None:
+            raise ValueError("set_input_size: img_size or window_size must be given, got neither")
+        if img_size is not None:
+            sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+            if len(sides) != 2:
+                raise ValueError(
+                    f"set_input_size: img_size must be an int or (height, width), got {img_size!r}"
+                )
+            for side in sides:
+                check_count("set_input_size", "img_size", side)
+            window_size = max(1, min(sides) // 32) if window_size is None else window_size
+        check_count("set_input_size", "window_size", window_size)
         for module in self.modules():
             if isinstance(module, WindowAttention):
                 module.window_size = window_size
@@ -186,20 +203,6 @@ class L2ViT(Backbone):
         if norm and last in feature_take_indices(last + 1, indices)[0]:
             maps[-1] = self.final(maps[-1]) if output_fmt == "NCHW" else self.norm(maps[-1])
         return out
-
-
-def check_sizes(dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], window_size: int) -> None:
-    """A ValueError that names the argument, unless the stage tables fit together."""
-    for what, given in (("depths", depths), ("heads", heads)):
-        if len(given) != len(dims):
-            raise ValueError(f"L2ViT: {what} must have one entry a stage ({len(dims)}), got {tuple(given)}")
-    for dim, number in zip(dims, heads, strict=True):
-        if number < 1 or dim % number:
-            raise ValueError(
-                f"L2ViT: heads must divide dims, got heads {tuple(heads)} and dims {tuple(dims)}"
-            )
-    if window_size < 1:
-        raise ValueError(f"L2ViT: window_size must be at least 1, got {window_size}")
 
 
 def resolve_mixers(mixers: str | Sequence[str], stages: int) -> tuple[str, ...]:

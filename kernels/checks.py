@@ -50,6 +50,10 @@ def check_tensor(op: str, name: str, x: object, layout: str, rank: int) -> None:
 
 def check_tokens(op: str, name: str, x: object, layout: str) -> None:
     check_tensor(op, name, x, layout, 4)
+    check_floating(op, name, x)
+
+
+def check_floating(op: str, name: str, x: Tensor) -> None:
     if x.dtype not in DTYPES:
         refuse(op, name, "be float64, float32, bfloat16 or float16", x.dtype)
 
@@ -112,8 +116,7 @@ def check_weight_and_mask(op: str, k: Tensor, weight: Tensor | None, mask: Tenso
                 f"{op}: weight must be None with norm='mag' or 'sub', got a tensor with norm={norm!r}"
             )
         check_shape(op, "weight", weight, "(B, N, H)", tuple(k.shape[:3]))
-        if weight.dtype not in DTYPES:
-            refuse(op, "weight", "be float64, float32, bfloat16 or float16", weight.dtype)
+        check_floating(op, "weight", weight)
         check_like(op, "weight", weight, "k", k, weight.dtype)
     if mask is not None:
         check_shape(op, "mask", mask, "(B, N)", tuple(k.shape[:2]))

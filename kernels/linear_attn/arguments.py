@@ -7,7 +7,7 @@ from ..checks import Rope
 from ..errors import ShapeError
 from .features import FEATURES
 from .norms import NORMS
-from .state import LinState
+from .state import LinState, check_parts
 
 
 def check_reduce(
@@ -48,6 +48,7 @@ def check_readout(
     if norm == "clamp":
         checks.check_number(op, "cmin", cmin, above=0)
         checks.check_shape(op, "scale", scale, "(H,)", (q.shape[2],))
+        checks.check_floating(op, "scale", scale)
         checks.check_like(op, "scale", scale, "q", q, scale.dtype)
         return scale
     if cmin is not None:
@@ -74,13 +75,11 @@ def check_state(
     if not isinstance(state, LinState):
         raise TypeError(f"{op}: state must be a LinState, got {type(state).__name__}")
     checks.check_tensor(op, "state.S", state.S, "(R, H, D, E)", 4)
-    states, heads, key_dim, value_dim = state.S.shape
+    states, heads, key_dim, _ = state.S.shape
     checks.check_like(op, "state.S", state.S, "q", q, checks.accumulation_dtype(q.dtype))
     if heads != q.shape[2] or key_dim != q.shape[3]:
         checks.refuse(op, "state.S", f"have q's (H, D) = {tuple(q.shape[2:])}", (heads, key_dim))
-    checks.check_shape(op, "state.s", state.s, "(R, H, D)", (states, heads, key_dim))
-    checks.check_shape(op, "state.m", state.m, "(R, H, E)", (states, heads, value_dim))
-    checks.check_shape(op, "state.n", state.n, "(R,)", (states,))
+    check_parts(op, "state.", state)
     if state_index is None:
         rows, where = (q.shape[0], "B") if cu_seqlens is None else (cu_seqlens.shape[0] - 1, "G")
         if states != rows:

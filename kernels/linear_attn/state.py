@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..checks import refuse
+from ..checks import check_like, check_shape, check_tensor, refuse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: == of tensors has no one answer
 class LinState:
     """What ``lin_reduce`` keeps of the tokens of R rows or segments, in float32 (float64 for float64).
 
@@ -18,7 +18,9 @@ class LinState:
     s (R, H, D): sum of phi(k).  m (R, H, E): sum of v.  n (R,): token count, int64.
 
     ``a + b`` is the state of both sets of tokens together. Unlike the backward of the ops, ``+`` and
-    ``all_reduce`` are differentiable as often as wanted.
+    ``all_reduce`` are differentiable as often as wanted. ``sum(states)`` adds a list.
+
+    To save one, save its fields, ``torch.save(vars(state), file)``, and read ``LinState(**torch.load(file))``.
     """
 
     S: Tensor
@@ -30,6 +32,8 @@ class LinState:
     def __add__(self, other: "LinState") -> "LinState":
         if not isinstance(other, LinState):
             return NotImplemented
+        check_parts("LinState +", "left ", self)
+        check_parts("LinState +", "right ", other)
         if self.S.shape != other.S.shape:
             refuse(
                 "LinState +",
@@ -48,6 +52,17 @@ class LinState:
         if self.centered:
             S = S + self._between(other, n)
         return LinState(S, self.s + other.s, self.m + other.m, n, self.centered)
+
+    def __radd__(self, other: object) -> "LinState":
+        """What ``sum`` starts with, 0, is the empty state."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "LinState":
+        """The state on ``device``; dtypes stay as they are."""
+        S, s, m, n = (
+            x.to(device=device, non_blocking=non_blocking) for x in (self.S, self.s, self.m, self.n)
+        )
+        return LinState(S, s, m, n, self.centered)
 
     def _between(self, other: "LinState", n: Tensor) -> Tensor:
         """n1 n2 / (n1 + n2) (gap of key means)(gap of value means)^T; 0 where a side is empty."""
@@ -68,6 +83,7 @@ class LinState:
         counts. All processes must call it, with equal R, H, D, E. A centred state takes one more, smaller
         exchange first (the means).
         """
+        check_parts("LinState.all_reduce", "", self)
         n = self.n.clone()
         dist.all_reduce(n, group=group)
         if not self.centered:
@@ -79,6 +95,20 @@ class LinState:
         between = self.n.to(self.S)[:, None, None, None] * key_gap.unsqueeze(-1) * value_gap.unsqueeze(-2)
         (S,) = _sum_over(group, self.S + between)
         return LinState(S, s, m, n, True)
+
+
+def check_parts(op: str, prefix: str, state: LinState) -> None:
+    """s, m and n fit S: shapes, device, dtypes. Errors name the part after ``prefix``."""
+    check_tensor(op, f"{prefix}S", state.S, "(R, H, D, E)", 4)
+    states, heads, key_dim, value_dim = state.S.shape
+    for part, layout, shape, dtype in (
+        ("s", "(R, H, D)", (states, heads, key_dim), state.S.dtype),
+        ("m", "(R, H, E)", (states, heads, value_dim), state.S.dtype),
+        ("n", "(R,)", (states,), torch.int64),
+    ):
+        x = getattr(state, part)
+        check_shape(op, prefix + part, x, layout, shape)
+        check_like(op, prefix + part, x, f"{prefix}S", state.S, dtype)
 
 
 def _sum_over(group: "dist.ProcessGroup | None", *parts: Tensor) -> list[Tensor]:

@@ -1,5 +1,7 @@
 """What must hold whatever the numbers: sets, segments, empties, masks, determinism, extreme values."""
 
+import io
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,6 +59,27 @@ def test_an_empty_state_is_the_zero_of_addition(norm):
     same_state(full + none, full)
     same_state(none + full, full)
     assert not any(x.isnan().any() for x in parts(none + none).values())
+
+
+@pytest.mark.parametrize("norm", ["sum", "sub"])
+def test_states_go_through_sum_and_equality_and_a_file_and_to(norm):
+    k, v = torch.randn(1, 9, 2, 8), torch.randn(1, 9, 2, 6)
+    cut = [lin_reduce(k[:, i : i + 3], v[:, i : i + 3], norm=norm) for i in (0, 3, 6)]
+    same_state(sum(cut), lin_reduce(k, v, norm=norm), torch.float32)
+    assert sum(cut[:1]) is cut[0]
+    assert cut[0] == cut[0]
+    assert cut[0] != cut[1]
+    file = io.BytesIO()
+    torch.save(vars(cut[0]), file)
+    file.seek(0)
+    same_state(LinState(**torch.load(file, weights_only=True)), cut[0], torch.float32)
+    moved = cut[0].to("meta")
+    assert {x.device.type for x in (*parts(moved).values(), moved.n)} == {"meta"}
+    assert (moved.S.dtype, moved.n.dtype, moved.centered) == (torch.float32, torch.int64, norm == "sub")
+    with pytest.raises(TypeError):
+        cut[0] + 0
+    with pytest.raises(TypeError):
+        1 + cut[0]
 
 
 @pytest.mark.parametrize("norm", ["sum", "sub"])

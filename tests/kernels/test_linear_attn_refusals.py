@@ -58,6 +58,12 @@ LINEAR_ATTN = {  # what differs from a good call -> error, text
     "clamp scale heads": (
         {"norm": "clamp", "cmin": 1.0, "scale": torch.ones(3)}, ShapeError, r"scale must be \(H,\) = \(2,\), got \(3,\)"
     ),
+    "clamp scale dtype": (
+        {"norm": "clamp", "cmin": 1.0, "scale": torch.ones(H).long()}, ShapeError, r"scale must be float64, .* got torch.int64"
+    ),
+    "clamp scale complex": (
+        {"norm": "clamp", "cmin": 1.0, "scale": torch.ones(H).cfloat()}, ShapeError, r"scale must be float64, .* got torch.complex64"
+    ),
     "cmin for sum": ({"cmin": 1.0}, ValueError, r"cmin must be None unless norm='clamp', got 1.0"),
     "rope type": ({"rope": table()}, TypeError, r"rope must be None or a pair of tensors \(cos, sin\), got Tensor"),
     "rope tokens": ({"rope": (table(7), table(7))}, ShapeError, r"rope cos must be \(N, D\) = \(6, 4\), got \(7, 4\)"),
@@ -185,6 +191,31 @@ def test_states_that_do_not_fit_are_not_added():
         STATE + CENTRED
     with pytest.raises(TypeError):
         STATE + 1
+
+
+PARTS = {  # what differs from a good state -> text
+    "s dtype": ({"s": STATE.s.double()}, r"s must be torch.float32 for .*S of torch.float32, got torch.float64"),
+    "m dtype": ({"m": STATE.m.half()}, r"m must be torch.float32 for .*S of torch.float32, got torch.float16"),
+    "n dtype": ({"n": STATE.n.int()}, r"n must be torch.int64 for .*S of torch.float32, got torch.int32"),
+    "s device": ({"s": STATE.s.to("meta")}, r"s must be on .*S's device cpu, got meta"),
+    "m device": ({"m": STATE.m.to("meta")}, r"m must be on .*S's device cpu, got meta"),
+    "n device": ({"n": STATE.n.to("meta")}, r"n must be on .*S's device cpu, got meta"),
+    "s shape": ({"s": STATE.s[:1]}, r"s must be \(R, H, D\) = \(2, 2, 4\), got \(1, 2, 4\)"),
+    "m shape": ({"m": STATE.m[:, :1]}, r"m must be \(R, H, E\) = \(2, 2, 3\), got \(2, 1, 3\)"),
+    "n shape": ({"n": STATE.n[:1]}, r"n must be \(R,\) = \(2,\), got \(1,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_state_whose_parts_do_not_fit_is_neither_read_nor_added(case):
+    wrong, text = PARTS[case]
+    bad = LinState(**(vars(STATE) | wrong))
+    with pytest.raises(ShapeError, match=r"lin_readout: state\." + text):
+        lin_readout(tokens(), bad)
+    with pytest.raises(ShapeError, match=r"LinState \+: right " + text):
+        STATE + bad
+    with pytest.raises(ShapeError, match=r"LinState \+: left " + text):
+        bad + STATE
 
 
 def test_feature_map_suggests_the_nearest_name():

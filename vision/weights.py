@@ -18,9 +18,10 @@ StateDict = dict[str, Tensor]
 def unwrap(checkpoint: Mapping) -> StateDict:
     """The weights within a training checkpoint.
 
-    Looks under ``model_ema`` before ``model``, then ``state_dict`` and ``module``, else takes the mapping
-    itself. Strips the prefixes that wrappers leave (``module.``, ``backbone.``, ``model.``); of a detection
-    file only the backbone is kept.
+    Looks under ``state_dict_ema``, ``model_ema``, ``model``, ``state_dict`` and ``module``, in this order and
+    again within what it finds, else takes the mapping itself. Strips the prefixes that wrappers leave
+    (``module.``, ``_orig_mod.``, ``model.`` where every name has it, ``backbone.`` where any has it), in any
+    order and as often as they occur; of a detection file only the backbone is kept.
     Raises: ValueError when there is no mapping of names to tensors.
     """
     found = checkpoint
@@ -34,12 +35,14 @@ def unwrap(checkpoint: Mapping) -> StateDict:
     for key, value in found.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"checkpoint must map names to tensors, got {_describe(value)} under {key!r}")
-    weights = dict(found)
-    for prefix in PREFIXES:
-        inside = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
-        # a detector keeps its necks and heads beside the backbone; the other wrappers prefix everything
-        if inside and (prefix == "backbone." or len(inside) == len(weights)):
-            weights = inside
+    weights, before = dict(found), None
+    while weights is not before:
+        before = weights
+        for prefix in PREFIXES:
+            inside = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
+            # a detector keeps its necks and heads beside the backbone; the other wrappers prefix everything
+            if inside and (prefix == "backbone." or len(inside) == len(weights)):
+                weights = inside
     return weights
 
 

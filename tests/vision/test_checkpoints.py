@@ -90,6 +90,31 @@ def test_every_wrapper_of_a_file_loads_the_same_weights(wrapper, official, tmp_p
         assert all(torch.equal(got[k], v) for k, v in expected.items())
 
 
+@pytest.mark.parametrize("prefix", [
+    "module.", "_orig_mod.", "model.", "backbone.", "_orig_mod.module.", "module._orig_mod.", "model.module.",
+    "model.backbone.", "backbone.model.", "module.model.module.", "backbone.module._orig_mod.model.",
+])  # fmt: skip
+def test_prefixes_are_stripped_in_any_order(prefix):
+    weights = {"stem.conv0.weight": torch.ones(2), "stages.0.blocks.0.norm1.bias": torch.ones(3)}
+    assert unwrap({prefix + k: v for k, v in weights.items()}).keys() == weights.keys()
+
+
+def test_of_a_wrapped_detector_only_the_backbone_is_kept():
+    names = ("model.module.backbone.stem.conv0.weight", "model.module.neck.fpn.weight", "model.module.head.w")
+    assert unwrap({"state_dict": {k: torch.ones(1) for k in names}}).keys() == {"stem.conv0.weight"}
+
+
+def test_a_prefix_that_only_some_names_have_is_kept():
+    weights = {"model.weight": torch.ones(1), "head.weight": torch.ones(1)}
+    assert unwrap(weights).keys() == weights.keys()
+
+
+@pytest.mark.parametrize("outer", ["state_dict_ema", "model_ema", "model", "state_dict", "module"])
+@pytest.mark.parametrize("inner", ["model", "state_dict"])
+def test_wrappers_within_wrappers_are_opened(outer, inner):
+    assert unwrap({outer: {inner: {"stem.x": torch.ones(1)}}, "epoch": 3}).keys() == {"stem.x"}
+
+
 def test_safetensors_files_load_too(official, tmp_path):
     weights = official("nalaformer_xt")
     file = str(tmp_path / "weights.safetensors")

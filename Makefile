@@ -1,6 +1,7 @@
 # make demo   build the environment if it is missing, run the main job, write runs/demo/index.html
 # make test   build the environment if it is missing, lint, run the tests
-# make test-all   the tests with the full matrices      make bench   re-measure the committed benchmark rows
+# make test-all   the tests, and every Triton kernel compiled for every target
+# make bench   re-measure the committed benchmark rows
 # make clean  remove the environment
 
 PYTHON ?= python3
@@ -27,9 +28,8 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
-test-all: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/pytest -n $(JOBS) --dist worksteal -m ""
+test-all: test
+	$(BIN)/linzoo kernel-report
 
 bench: $(STAMP)
 	$(BIN)/linzoo bench kernels --save

@@ -179,6 +179,14 @@ def put_slope(out: Tensor, grad: Tensor, slope: Tensor | None, block: Block) -> 
         block.put_product(out, grad, slope)
 
 
+def empties_cleared(n: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+    """The parts, or copies with zeros for states of no tokens: those read as 0 whatever they hold."""
+    empty = n == 0
+    if n.device.type == "cpu" and not empty.any():  # asking a GPU would wait for it
+        return parts
+    return tuple(x.masked_fill(empty.view(-1, *[1] * (x.dim() - 1)), 0) for x in parts)
+
+
 def readout_forward(
     q: Tensor,
     S: Tensor,
@@ -200,6 +208,7 @@ def readout_forward(
 ) -> Tensor:
     y = torch.empty(*q.shape[:3], S.shape[3], dtype=q.dtype, device=q.device)
     scratch = Scratch(q, S.dtype)
+    S, s, m = empties_cleared(n, S, s, m)
     terms = state_terms(n, S, norm, eps, eps_on, scale, tau)
     for block in plan(q, max(S.shape[2:]), None, cu_seqlens, state_index, len(n)):
         f, _ = features(q, block, feature, scratch, "query")
@@ -247,6 +256,7 @@ def readout_backward(
     dS, ds, dm = (torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (S, s, m))
     dtau = None if tau is None else S.new_zeros(S.shape[:2])  # one a state, added at the end
     scratch = Scratch(q, S.dtype)
+    S, s, m = empties_cleared(n, S, s, m)
     terms = state_terms(n, S, norm, eps, eps_on, scale, tau)
     for block in plan(q, max(S.shape[2:]), None, cu_seqlens, state_index, len(n)):
         f, slope = features(q, block, feature, scratch, "query", slope=True)
@@ -281,4 +291,5 @@ def readout_backward(
             ds_part = torch.bmm(dz.reshape(t * h, 1, length), f.flatten(0, 1))
             block.add(ds, ds_part.view(t, h, -1))
         put_slope(dq, back, slope, block)
+    dS, ds, dm = empties_cleared(n, dS, ds, dm)
     return dq, dS, ds, dm, None if dtau is None else dtau.sum(0).to(tau.dtype)

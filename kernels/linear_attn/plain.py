@@ -54,21 +54,27 @@ def lin_readout_plain(
 ) -> Tensor:
     acc = accumulation_dtype(q.dtype)
     f = feature_map(q.to(acc), feature)
-    z = torch.einsum("bnhd,bhd->bnh", f, state.s).unsqueeze(-1)
-    u = torch.einsum("bnhd,bhde->bnhe", f if rope is None else rotate(f, *rope), state.S)
     count = state.n.clamp(min=1).to(acc)[:, None, None, None]
-    empty = state.n[:, None, None, None] == 0  # read as 0: their denominator becomes 1
+    empty = state.n[:, None, None, None] == 0  # read as 0 whatever they hold: their denominator becomes 1
+    S, s, m = state.S.masked_fill(empty, 0), *(x.masked_fill(empty[..., 0], 0) for x in (state.s, state.m))
+    z = torch.einsum("bnhd,bhd->bnh", f, s).unsqueeze(-1)
+    u = torch.einsum("bnhd,bhde->bnhe", f if rope is None else rotate(f, *rope), S)
     if norm == "sum":
-        y = u / (z + torch.where(empty, 1.0, eps * count if eps_on == "mean" else eps))
+        y = u / (z + _added(eps, count, empty, eps_on == "mean"))
     elif norm == "clamp":
         y = u * (scale.to(acc).unsqueeze(-1) / z.clamp(min=cmin))
     else:
-        tau, mean_v = scale / count, state.m.unsqueeze(1) / count
+        tau, mean_v = scale / count, m.unsqueeze(1) / count
         if norm == "mag":
             z = tau * z
-            y = tau * u * (1 + 1 / (z + torch.where(empty, 1.0, eps))) - z * mean_v
+            y = tau * u * (1 + 1 / (z + _added(eps, count, empty, False))) - z * mean_v
         elif state.centered:
             y = tau * u + mean_v
         else:
             y = tau * u + (1 - tau * z) * mean_v
     return y.to(q.dtype)
+
+
+def _added(eps: float, count: Tensor, empty: Tensor, on_mean: bool) -> Tensor:
+    """What eps adds to the denominator; in the dtype of ``count`` (a where of two numbers is float32)."""
+    return (eps * count if on_mean else torch.full_like(count, eps)).masked_fill(empty, 1)

@@ -20,7 +20,7 @@ class LinState:
     ``a + b`` is the state of both sets of tokens together. Unlike the backward of the ops, ``+`` and
     ``all_reduce`` are differentiable as often as wanted. ``sum(states)`` adds a list.
 
-    To save one, save its fields, ``torch.save(vars(state), file)``, and read ``LinState(**torch.load(file))``.
+    To save one, save its fields: ``torch.save(vars(state), file)``, later ``LinState(**torch.load(file))``.
     """
 
     S: Tensor

@@ -142,6 +142,17 @@ def test_eps_belongs_to_the_mean_or_to_the_sum():
     assert relative_error(linear_attn(**inputs, **options), on_sum) > 0.05
 
 
+@pytest.mark.parametrize("norm", ["sum", "mag"])
+def test_every_form_keeps_all_digits_of_eps(norm):
+    """0.1 is not a float32."""
+    case = Case(norm=norm, mask=True)
+    inputs, options = case.inputs(), case.options() | {"eps": 0.1}
+    options["mask"][0] = False  # an empty state among them
+    wanted = oracle.attention(**inputs, **case.oracle_options(options))
+    for form, run in forms(case):
+        assert_close(run(**inputs, **options), wanted, torch.float64, form)
+
+
 @pytest.mark.parametrize("norm", ["mag", "sub"])
 def test_scale_replaces_the_default(norm):
     case = Case(norm=norm)

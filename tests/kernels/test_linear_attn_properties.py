@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from linzoo.kernels import LinState, feature_map, lin_readout, lin_reduce, linear_attn
+from linzoo.kernels.linear_attn.plain import lin_readout_plain
 
 from . import oracle
 from .cases import Case, gradients, with_grad
@@ -164,6 +165,30 @@ def test_reading_an_empty_state_gives_zero_and_finite_gradients(norm, backend, e
     assert y[1].abs().min() > 0
     for name, grad in gradients(y, inputs).items():
         assert grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("norm", ["sum", "clamp", "mag", "sub", "centred sub"])
+@pytest.mark.parametrize("form", [*BACKENDS, "plain"])
+def test_a_state_of_no_tokens_reads_as_zero_whatever_it_holds(form, norm):
+    norm, centered = norm.removeprefix("centred "), norm.startswith("centred")
+    full = lin_reduce(*(torch.rand(2, 9, 2, d, dtype=torch.float64) for d in (4, 3)))
+    own = with_grad({"q": torch.rand(2, 5, 2, 4, dtype=torch.float64), **parts(full)})
+    if norm == "clamp":
+        own["scale"] = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    state = LinState(own["S"], own["s"], own["m"], torch.tensor([0, 9]), centered)
+    scale = own.get("scale", None if norm == "sum" else 0.5)
+    cmin = 1.0 if norm == "clamp" else None
+    if form == "plain":
+        y = lin_readout_plain(own["q"], state, None, "identity", norm, 1e-6, "mean", scale, cmin)
+    else:
+        y = lin_readout(own["q"], state, norm=norm, scale=scale, cmin=cmin, backend=form)
+    assert torch.equal(y[0], torch.zeros_like(y[0]))
+    assert y[1].abs().min() > 0
+    loss = (y * torch.randn_like(y)).sum()
+    grads = torch.autograd.grad(loss, own.values(), allow_unused=True)
+    for name, grad in zip(own, grads, strict=True):
+        if name != "scale" and grad is not None:  # one scale for all states
+            assert grad[0].abs().max() == 0, name
 
 
 @pytest.mark.parametrize("cu", [None, (0, 5, 17)], ids=["rows", "segments"])

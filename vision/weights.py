@@ -89,11 +89,11 @@ def load_official(path: str | Path) -> StateDict:
         # DeiT-style training scripts keep their argparse.Namespace beside the weights
         with torch.serialization.safe_globals([argparse.Namespace]):
             return unwrap(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         raise ValueError(
             f"checkpoint must hold only tensors and plain containers, {str(path)!r} does not "
-            f"(it is damaged, no checkpoint, or would run code when loaded): {str(error).splitlines()[0]}"
-        ) from error
+            "(it is damaged, no checkpoint, or would run code when loaded)"
+        ) from None  # torch's own words advise to load it all the same
     except ValueError:
         raise
     except Exception as error:  # zip, safetensors and torch each have their own classes for a damaged file
@@ -121,9 +121,9 @@ def filter_checkpoint(
     name = type(model).__name__
     weights = unwrap(state_dict)
     check_tensors(weights, (*official, "stem.", "stages."), name)
-    dense = any(k.startswith(("extra_norms.", "out_norms.")) for k in weights)
     if any(k.startswith(official) for k in weights):
         weights = from_official(weights)
+    dense = any(k.startswith("out_norms.") for k in weights)
     weights = {k: v for k, v in weights.items() if not k.startswith("out_norms.")}
 
     inner = getattr(model, "model", None)  # timm's FeatureGetterNet holds the pruned backbone here
@@ -131,7 +131,7 @@ def filter_checkpoint(
     wanted = (inner if wrapped else model).state_dict()
     if wrapped:
         weights = {k: v for k, v in weights.items() if k in wanted}
-    optional = ("head.", "neck.") if dense else ("head.",)
+    optional = ("head.", "neck.", "norm.") if dense else ("head.",)  # dense files have a norm a stage instead
     _check_names(name, weights, wanted, optional)
     return {f"model.{k}": v for k, v in weights.items()} if wrapped else weights
 

@@ -152,6 +152,27 @@ def test_official_weights_serve_other_heads_channels_and_features(official, tmp_
     )
 
 
+def test_dense_prediction_files_load_into_a_feature_extractor(official, tmp_path):
+    dense = {k: v for k, v in official.items() if not k.startswith(("norm.", "head."))}
+    dense.update({f"norm{i}.{part}": torch.ones(dim) for i, dim in enumerate(SMALL["dims"])
+                  for part in ("weight", "bias")})  # fmt: skip
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in dense.items()}}, tmp_path / "dense.pth")
+    overlay = {"file": str(tmp_path / "dense.pth")}
+    features = small(pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)
+    expected = l2vit.from_official(official)
+    got = features.state_dict()
+    assert got.keys() == {f"model.{k}" for k in expected if not k.startswith(("norm.", "head."))}
+    assert all(torch.equal(v, expected[k.removeprefix("model.")]) for k, v in got.items())
+    again = small(features_only=True, out_indices=(1, 3))
+    again.load_state_dict(l2vit.checkpoint_filter_fn(dense, again), strict=True)
+
+
+def test_a_classification_file_without_its_norm_is_refused(official):
+    part = {k: v for k, v in official.items() if not k.startswith("norm.")}
+    with pytest.raises(ValueError, match=r"missing \(first: norm\.weight\)"):
+        l2vit.checkpoint_filter_fn(part, small())
+
+
 def test_configurations_name_the_published_files_and_promise_nothing_else():
     listed = set(timm.list_pretrained("l2vit*"))
     assert listed == {

@@ -1,7 +1,9 @@
 """From a variant table to timm's builder."""
 
+import argparse
 from collections.abc import Callable
 
+import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from torch import nn
@@ -38,11 +40,13 @@ def build(
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     if "feature_cls" in given:  # timm's other extractors look for "stages.0" one level down
         feature_cfg["flatten_sequential"] = True
-    return build_model_with_cfg(
-        model_cls,
-        name,
-        pretrained,
-        pretrained_filter_fn=filter_fn,
-        feature_cfg=feature_cfg,
-        **{**fixed, **given},
-    )
+    # timm allows a training script's argparse.Namespace beside the weights in a file, but not behind a url
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return build_model_with_cfg(
+            model_cls,
+            name,
+            pretrained,
+            pretrained_filter_fn=filter_fn,
+            feature_cfg=feature_cfg,
+            **{**fixed, **given},
+        )

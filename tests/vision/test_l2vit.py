@@ -1,5 +1,7 @@
 """L2ViT: parity with the authors' figures, its options, and what it must survive."""
 
+import argparse
+
 import pytest
 import timm
 import torch
@@ -127,6 +129,17 @@ def test_a_file_in_the_official_format_loads_through_timm(official, tmp_path, wr
     model = small(pretrained=True, pretrained_cfg_overlay=overlay)
     for key, value in l2vit.from_official(official).items():
         assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_a_file_behind_a_url_loads_with_its_training_arguments_and_stays_in_the_cache(official, tmp_path):
+    content = {"model": official, "args": argparse.Namespace(lr=1e-3), "epoch": 3}
+    torch.save(content, tmp_path / "published.pth")
+    overlay = {"url": (tmp_path / "published.pth").as_uri(), "num_classes": 5}
+    model = small(pretrained=True, pretrained_cfg_overlay=overlay, cache_dir=tmp_path / "cache")
+    expected = l2vit.from_official(official)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in expected.items())
+    assert (tmp_path / "cache" / "published.pth").is_file()
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
 def test_official_weights_serve_other_heads_channels_and_features(official, tmp_path):

@@ -1,5 +1,6 @@
 """The README's table is the registry's, and its code runs as printed."""
 
+import json
 import re
 from pathlib import Path
 
@@ -34,10 +35,52 @@ def zoo_table() -> str:
     return "\n".join(lines)
 
 
-def test_the_zoo_table_is_the_registry():
-    text = README.read_text()
-    printed = text.split("<!-- zoo -->\n")[1].split("<!-- /zoo -->")[0].strip()
-    assert printed == zoo_table(), f"paste into README.md:\n{zoo_table()}"
+def rows_of(name: str) -> list[dict]:
+    lines = (ROOT / "tools" / "results" / name).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def spread(entry: dict, star: str = "") -> str:
+    return f"{entry['median']:.3g}x{star} ({entry['min']:.3g} to {entry['max']:.3g})"
+
+
+def measured_tables() -> str:
+    """The rows of ``linzoo bench ... --save``: how many times longer the rival takes."""
+    kernels, models = rows_of("kernels-cpu.jsonl"), rows_of("models-cpu.jsonl")
+    about = kernels[0]
+    lines = [
+        f"{about['device']}, torch {about['torch']}, one thread, CPU time, variants interleaved in one "
+        "process; median (lowest to highest round).",
+        "Every figure says how many times longer the rival takes than linzoo; below 1 the rival is faster.",
+        "",
+        "| `linear_attn`: B, H, N, D | dtype | authors' formula, forward | with backward | softmax SDPA |",
+        "|---|---|---|---|---|",
+    ]
+    for forward, training in zip(kernels[::2], kernels[1::2], strict=True):
+        assert (forward["pass"], training["pass"]) == ("forward", "training")
+        scaled = "*" if forward["shape"]["N"] > 4096 else ""
+        cells = [
+            ", ".join(str(n) for n in forward["shape"].values()),
+            forward["dtype"],
+            spread(forward["ratio"]["upstream"]),
+            spread(training["ratio"]["upstream"]),
+            spread(forward["ratio"]["softmax"], scaled),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "\\* scaled up from 2,048 queries.", ""]
+    lines += ["| whole model, batch 1 | size | authors' op order / linzoo | / folded |", "|---|---|---|---|"]
+    for row in models:
+        over = row["upstream_over"]
+        lines.append(
+            f"| `{row['model']}` | {row['img_size']} | {spread(over['eager'])} | {spread(over['folded'])} |"
+        )
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(("mark", "make"), [("zoo", zoo_table), ("measured", measured_tables)])
+def test_the_tables_are_those_of_the_registry_and_of_the_recorded_rows(mark, make):
+    printed = README.read_text().split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0].strip()
+    assert printed == make(), f"paste into README.md:\n{make()}"
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -93,7 +93,7 @@ def record(job: Job) -> Any:
 
     model = MODELS[job.model]
     D, E, H = job.key_dim, job.value_dim, 8
-    dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[job.dtype]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[job.dtype]
     rows, B, N = (8, 1, 4096) if model.varlen else (2, 2, 4096)
 
     def fused(width: int) -> torch.Tensor:
@@ -125,26 +125,30 @@ def record(job: Job) -> Any:
     return launches[1 if job.role == "state_gradient" else 0]
 
 
-def source(launch: Any) -> Any:
-    """The launch's kernel with types and alignment of its arguments, as Triton's JIT would derive them."""
+def source(launch: Any, amd: bool) -> Any:
+    """The launch's kernel with types and alignment of its arguments, as Triton's JIT would derive them.
+
+    Integers are of one kind, for no kernel specialises them: another batch or split is the same variant.
+    """
     import torch
     from triton.compiler import ASTSource
 
     signature, constants, attrs = {}, dict(launch.constants), {}
-    for index, name in enumerate(launch.kernel.arg_names):
-        value = launch.args.get(name)
-        if name in constants or value is None or (type(value) is int and value == 1):
+    for index, parameter in enumerate(launch.kernel.params):
+        name, value = parameter.name, launch.args.get(parameter.name)
+        if name in constants or value is None:
             signature[name] = "constexpr"
             constants.setdefault(name, value)
         elif isinstance(value, torch.Tensor):
             signature[name] = "*" + _TYPES[str(value.dtype).removeprefix("torch.")]
             attrs[(index,)] = [["tt.divisibility", 16]]
+            if amd and value.untyped_storage().size() < 2**31:
+                attrs[(index,)].append(["tt.pointer_range", 32])
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
+            assert parameter.do_not_specialize, f"{name} has variants that are not compiled here"
             signature[name] = "i32"
-            if value % 16 == 0:
-                attrs[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(launch.kernel, signature, constexprs=constants, attrs=attrs)
 
 
@@ -163,7 +167,7 @@ def measure(job: Job, tile: Any = None) -> dict[str, Any]:
     amd = job.arch.startswith("gfx")
     target = GPUTarget("hip", job.arch, 64) if amd else GPUTarget("cuda", int(job.arch[3:]), 32)
     options = {"num_warps": launch.tile.warps, "num_stages": launch.tile.stages}
-    compiled = triton.compile(source(launch), target=target, options=options)
+    compiled = triton.compile(source(launch, amd), target=target, options=options)
     facts = amd_facts(compiled.asm["amdgcn"]) if amd else nvidia_facts(compiled.asm["cubin"])
     shared = max(facts.pop("shared", 0), compiled.metadata.shared)
     sizes = launch.tile

@@ -9,13 +9,33 @@ import triton.language as tl
 
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
+# Sizes and strides: Triton would compile another variant where one of them is 1 or a multiple of 16. Rows,
+# tokens and splits often are and often are not, so that half of the variants would never have been measured.
+INTEGERS = ("xb", "xn", "xh", "vb", "vn", "vh", "wb", "wn", "wh", "kb", "kn", "N", "R", "n_split")
+
 
 @triton.jit
-def dot(a, b, acc, OPERAND: tl.constexpr, PRECISION: tl.constexpr):
-    """acc + a b with operands rounded to OPERAND and float32 sums."""
-    a = a.to(OPERAND)
-    b = b.to(OPERAND)
-    if INTERPRETED and tl.bfloat16 == OPERAND:  # the interpreter multiplies bfloat16 bit patterns as integers
+def as_operand(x, INPUT: tl.constexpr, PRECISION: tl.constexpr):
+    """float32 x as dots of INPUT tensors take it: in bfloat16, or else in float32.
+
+    Not in float16 for float16 inputs: weights times features and S / n leave its range. tf32 has its digits
+    and float32's range, but the hardware truncates where this rounds.
+    """
+    if tl.bfloat16 == INPUT:
+        x = x.to(tl.bfloat16)
+    elif PRECISION == "tf32" and not INTERPRETED:
+        x = tl.inline_asm_elementwise(
+            "cvt.rna.tf32.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return x
+
+
+@triton.jit
+def dot(a, b, acc, INPUT: tl.constexpr, PRECISION: tl.constexpr):
+    """acc + a b with operands rounded as INPUT tensors have them and float32 sums."""
+    a = as_operand(a, INPUT, PRECISION)
+    b = as_operand(b, INPUT, PRECISION)
+    if INTERPRETED and tl.bfloat16 == INPUT:  # the interpreter multiplies bfloat16 bit patterns as integers
         a = a.to(tl.float32)
         b = b.to(tl.float32)
     return tl.dot(a, b, acc, input_precision=PRECISION)

@@ -2,13 +2,15 @@
 
     y_i = alpha(z_i) S^T R_i phi(q_i) + beta(z_i) m,   z_i = phi(q_i) . s
 
-Strides of inputs count ALIGN elements; S enters dots as S / n, which stays small enough for float16.
+Strides of inputs count ALIGN elements; S enters dots as S / n, of the features' and values' size.
 """
 
 import triton
 import triton.language as tl
 
 from .triton_parts import (
+    INTEGERS,
+    as_operand,
     dot,
     feature_slope,
     load_rows,
@@ -63,7 +65,7 @@ def norm_terms(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=INTEGERS)
 def readout_forward_kernel(
     q, S, s, m, n_rows, tau, cos, sin, cu, order, tile_row, tile_start, out,
     scale, eps, cmin, xb, xn, xh, N, R,
@@ -75,7 +77,7 @@ def readout_forward_kernel(
     if tile_row is not None and tl.load(tile_row + tl.program_id(0)) >= R:
         return
     row, batch, start, end = locate(tile_row, tile_start, cu, N, BN * STEPS)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     e = tl.program_id(2) * BE + tl.arange(0, BE)
     q += (batch * xb + head * xh) * ALIGN
     cell = row * H + head
@@ -89,7 +91,7 @@ def readout_forward_kernel(
     d = tl.arange(0, BD)
     m_tile = load_vector(m + cell * E, e, E)
     s_tile = load_vector(s + cell * D, d, D)
-    S_tile = (load_state(S, d, e, D, E) / filled).to(operand)
+    S_tile = as_operand(load_state(S, d, e, D, E) / filled, operand, PRECISION)
     for first in range(start, end, BN):
         tokens, live = token_block(first, end, order, BN)
         _, f = phi_block(q, tokens, xn, d, live, D, ALIGN, FEATURE)
@@ -122,7 +124,7 @@ def state_times_gradient(
     return h
 
 
-@triton.jit
+@triton.jit(do_not_specialize=INTEGERS)
 def readout_backward_kernel(
     dy, q, S, s, m, n_rows, tau, cos, sin, cu, order, tile_row, tile_start,
     dq, alpha_out, zeta_out, beta_out, tau_out,
@@ -138,7 +140,7 @@ def readout_backward_kernel(
     if tile_row is not None and tl.load(tile_row + tl.program_id(0)) >= R:
         return
     row, batch, first, end = locate(tile_row, tile_start, cu, N, BN)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     tokens, live = token_block(first, end, order, BN)
     q += (batch * xb + head * xh) * ALIGN
     dy += (batch * vb + head * vh) * ALIGN

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from .triton_parts import (
+    INTEGERS,
     dot,
     feature_slope,
     load_rows,
@@ -25,7 +26,7 @@ from .triton_parts import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=INTEGERS)
 def accumulate_kernel(
     x, v, weight, mask, alpha, zeta, beta, cos, sin, cu, order, n_rows,
     S_out, s_out, m_out, n_out,
@@ -37,11 +38,11 @@ def accumulate_kernel(
 
     As the reduction: x = k, with ``weight`` and ``mask``. As the readout's state gradient: x = q, v = dy, and
     the coefficients ``alpha``, ``zeta`` (dz), ``beta`` (B, N, H) weigh S, s and m; S is then summed times n
-    (``n_rows``) and divided at the end, so that alpha ~ 1 / n survives float16 operands.
+    (``n_rows``) and divided at the end: alpha ~ 1 / n, and operands near one are far from any dtype's limits.
     """
     split = tl.program_id(0) % n_split
     row = (tl.program_id(0) // n_split).to(tl.int64)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     d = tl.program_id(2) // tl.cdiv(E, BE) * BD + tl.arange(0, BD)
     e = tl.program_id(2) % tl.cdiv(E, BE) * BE + tl.arange(0, BE)
     if cu is None:
@@ -110,7 +111,7 @@ def accumulate_kernel(
         tl.store(n_out + split * R + row, n, mask=(head == 0) & (tl.program_id(2) == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=INTEGERS)
 def reduce_backward_kernel(
     dS, ds, dm, k, v, weight, mask, cos, sin, cu, tile_row, tile_start, s, m, n_rows,
     dk, dv, dweight,
@@ -125,7 +126,7 @@ def reduce_backward_kernel(
     if tile_row is not None and tl.load(tile_row + tl.program_id(0)) >= R:
         return  # the tile list is padded to a length that needs no look at the data
     row, batch, first, end = locate(tile_row, tile_start, cu, N, BN)
-    head = tl.program_id(1)
+    head = tl.program_id(1).to(tl.int64)
     tokens, live = token_block(first, end, None, BN)
     inside = live  # every token is written, masked ones as zero
     if mask is not None:

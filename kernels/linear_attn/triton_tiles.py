@@ -6,6 +6,8 @@ kernel-report`). They have not been timed: nothing here has run on a GPU.
 
 from dataclasses import dataclass, replace
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
@@ -77,9 +79,22 @@ def tile_for(kernel: str, key_dim: int, value_dim: int, itemsize: int, arch: str
     return replace(tile, keys=min(tile.keys, _padded(key_dim)), values=min(tile.values, _padded(value_dim)))
 
 
-def dot_precision(key_dim: int, itemsize: int, arch: str) -> str:
-    """float32 dots: exact up to 64 columns, three tf32 products above on NVIDIA (exact ones spill there)."""
-    return "tf32x3" if itemsize == 4 and key_dim > 64 and arch.startswith("sm_") else "ieee"
+def operand_size(x: torch.Tensor) -> int:
+    """Bytes of a dot operand: float16 inputs are multiplied in float32, whose range their sums need."""
+    return 2 if x.dtype == torch.bfloat16 else 4
+
+
+def dot_precision(x: torch.Tensor, arch: str) -> str:
+    """How float32 operands are multiplied; "ieee", exact, is also what bfloat16 ones say.
+
+    On NVIDIA float16 inputs take tf32, which has their digits, and float32 ones of more than 64 columns three
+    tf32 products (exact ones spill there).
+    """
+    if not arch.startswith("sm_"):
+        return "ieee"
+    if x.dtype == torch.float16:
+        return "tf32"
+    return "tf32x3" if x.dtype == torch.float32 and x.shape[-1] > 64 else "ieee"
 
 
 def split_count(programs: int, tokens: int, key_dim: int, itemsize: int, processors: int) -> int:

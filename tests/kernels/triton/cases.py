@@ -28,12 +28,15 @@ class Case:
     state_index: Tensor | None = None
     dtype: str = "fp32"
     # odd: strides share no factor; fused: one q|k|v buffer; heads_first: (B, H, N, D) memory;
-    # every_other: stride 2 on the last axis;
-    # far: offsets pass 2^31 elements (address space is reserved, the pages in between are never touched)
+    # every_other: stride 2 on the last axis; far, far_heads: offsets pass 2^31 elements (address space is
+    # reserved, the pages in between are never touched)
     layout: str = "odd"
     splits: int | None = None
     offset: float = 0.0
     size: float = 1.0
+    k_offset: float = 0.0  # keys only
+    state_gradient: float = 1.0  # size of dS, ds and dm, where dk and dv would leave float16's range
+    heaviest: float | None = None  # the largest weight, float32; the others are below 1.5
 
     @property
     def centered(self) -> bool:
@@ -85,6 +88,21 @@ CASES = [
     Case(name="no_unit_stride", N=20, D=16, E=16, layout="every_other"),
     Case(name="far_tokens", B=1, N=3, H=1, D=16, E=16, dtype="fp16", layout="far", norm="mag", eps=1e-3),
     Case(name="far_batch_items", B=3, N=1, D=16, E=16, dtype="fp16", layout="far", norm="clamp", cmin=99.0),
+    Case(name="far_heads", B=1, N=3, H=3, D=16, E=16, dtype="fp16", layout="far_heads"),
+    # weights times features, and S / n, outside float16's range; weights in float32 where float16 holds none
+    Case(
+        name="weight_65536_fp16",
+        H=1,
+        D=40,
+        weight=True,
+        rope=True,
+        offset=2.0,
+        dtype="fp16",
+        heaviest=65536.0,
+        state_gradient=0.01,
+    ),
+    Case(name="small_keys_fp16", k_offset=-12.0, eps=0.0, dtype="fp16"),
+    Case(name="tiny_keys_fp16", k_offset=-18.0, eps=0.0, D=16, E=16, dtype="fp16", state_gradient=1000.0),
     Case(name="any_state_sum", B=1, cu=SEGMENTS, state_index=_index(140, 7), rope=True, weight=True),
     Case(name="any_state_mag", B=1, cu=SEGMENTS, state_index=_index(140, 7), norm="mag", eps=1e-5),
     Case(name="any_state_sub", B=1, cu=SEGMENTS, state_index=_index(140, 7), norm="sub", mask=True),
@@ -126,6 +144,11 @@ def inside_nan(values: Tensor, layout: str) -> Tensor:
         B, N, H, D = values.shape
         buffer = torch.empty(2**31 + H * D, dtype=values.dtype)
         view = buffer.as_strided((B, N, H, D), (2**30, 2**30, D, 1))
+    elif values.ndim == 4 and layout == "far_heads":
+        B, N, H, D = values.shape
+        step = 2**30 + 1
+        buffer = torch.empty((H - 1) * step + N * D, dtype=values.dtype)
+        view = buffer.as_strided((B, N, H, D), (0, D, step, 1))
     elif values.ndim == 4 and layout == "fused":  # the second third of a fused projection
         B, N, H, D = values.shape
         buffer = torch.full((B, N + 64, 3, H, D), float("nan"), dtype=values.dtype)
@@ -171,6 +194,7 @@ def make(case: Case) -> Inputs:
     torch.manual_seed(len(case.name) + case.D)
     dtype = DTYPES[case.dtype]
     q, k = (torch.randn(case.B, case.N, case.H, case.D) * case.size + case.offset for _ in range(2))
+    k += case.k_offset
     v, dy = (torch.randn(case.B, case.N, case.H, case.E) + case.offset for _ in range(2))
     mask = None
     if case.mask:
@@ -179,14 +203,21 @@ def make(case: Case) -> Inputs:
     angles = torch.rand(case.N, case.D // 2).repeat_interleave(2, 1) * 6
     rope = (inside_nan(angles.cos(), "odd"), inside_nan(angles.sin(), "odd")) if case.rope else None
     rows = case.B if case.cu is None else len(case.cu) - 1
+    weight = None
+    if case.weight:
+        weight = torch.rand(case.B, case.N, case.H).add(0.5)
+        if case.heaviest is None:
+            weight = weight.to(dtype)
+        else:
+            weight[:, case.N // 2] = case.heaviest
     q, k, v, dy = (inside_nan(x.to(dtype), case.layout) for x in (q, k, v, dy))
     return Inputs(
         q, k, v, dy.contiguous(),
-        inside_nan(torch.rand(case.B, case.N, case.H).add(0.5).to(dtype), "odd") if case.weight else None,
+        None if weight is None else inside_nan(weight, "odd"),
         mask, rope,
         torch.rand(case.H) + 0.5 if case.norm == "clamp" else None,
         None if case.cu is None else torch.tensor(case.cu, dtype=torch.int32),
-        torch.randn(rows, case.H, case.D, case.E),
-        torch.randn(rows, case.H, case.D),
-        torch.randn(rows, case.H, case.E),
+        torch.randn(rows, case.H, case.D, case.E) * case.state_gradient,
+        torch.randn(rows, case.H, case.D) * case.state_gradient,
+        torch.randn(rows, case.H, case.E) * case.state_gradient,
     )  # fmt: skip

@@ -49,7 +49,7 @@ def compare(case: Case, what: str, got: Tensor | None, want: Tensor | None) -> t
     if want is None or got is None:
         assert (want is None) == (got is None), f"{what}: got {got}, want {want}"
         return what, 0.0
-    want = want.detach().double()
+    want = want.detach().to(got.dtype).double()  # rounded as the result is: float16 has few digits near zero
     assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, want {tuple(want.shape)}"
     assert got.isfinite().all(), (
         f"{what}: not finite in {int((~got.isfinite()).sum())} of {got.numel()} cells"

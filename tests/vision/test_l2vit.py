@@ -169,6 +169,7 @@ def test_dense_prediction_files_load_into_a_feature_extractor(official, tmp_path
     dense = {k: v for k, v in official.items() if not k.startswith(("norm.", "head."))}
     dense.update({f"norm{i}.{part}": torch.ones(dim) for i, dim in enumerate(SMALL["dims"])
                   for part in ("weight", "bias")})  # fmt: skip
+    assert l2vit.to_official(l2vit.from_official(dense)).keys() == dense.keys()
     torch.save({"state_dict": {f"backbone.{k}": v for k, v in dense.items()}}, tmp_path / "dense.pth")
     overlay = {"file": str(tmp_path / "dense.pth")}
     features = small(pretrained=True, pretrained_cfg_overlay=overlay, features_only=True)

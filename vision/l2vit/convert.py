@@ -21,7 +21,7 @@ _RULES = (
     (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"^(.*blocks\.\d+\.|)cpe\.0\.proj\.", r"\1pos1."),
     (r"^(.*blocks\.\d+\.|)cpe\.1\.proj\.", r"\1pos2."),
-    (r"^(.*blocks\.\d+\.|)norm3\.", r"\1norm_local."),
+    (r"^(.*blocks\.\d+\.)norm3\.", r"\1norm_local."),  # at the top, norm3 is a dense-prediction file's
     (r"^(.*blocks\.\d+\.|)local_mp\.bn\.", r"\1lcm.norm."),
     (r"^(.*blocks\.\d+\.|)local_mp\.", r"\1lcm."),
     (r"^(.*blocks\.\d+\.|)mlp\.", r"\1ffn."),

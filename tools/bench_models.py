@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
     names, sizes = plan(args)
     torch.set_num_threads(args.threads)
     device = torch.cuda.get_device_name() if args.device.startswith("cuda") else processor()
+    version = commit()  # of what was imported; a long run may see the next one
     clock = "wall time" if args.device.startswith("cuda") else f"{args.threads} thread(s), CPU time"
-    print(f"{device} | torch {torch.__version__} | {clock} | commit {commit() or 'unknown'}")
+    print(f"{device} | torch {torch.__version__} | {clock} | commit {version or 'unknown'}")
     print(
         f"median of {args.num_bench_iter} rounds [lowest, highest], batch {args.batch_size}, {args.precision}"
     )
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.results_file:
         write_csv(args.results_file, rows)
     if args.save:
-        save(args.out, rows, device)
+        save(args.out, rows, device, version)
     return 0
 
 
@@ -197,8 +198,8 @@ def peak_megabytes(call: Callable[[], object], device: str) -> float:
 def spread(values: list[float], digits: int) -> dict[str, float]:
     return {
         "median": round(statistics.median(values), digits),
-        "lowest": round(min(values), digits),
-        "highest": round(max(values), digits),
+        "min": round(min(values), digits),
+        "max": round(max(values), digits),
     }
 
 
@@ -207,12 +208,10 @@ def line(row: dict[str, Any]) -> str:
         f"{row['model']:<17}{row['img_size']:>5} px {row['parameters'] / 1e6:6.1f} M {row['gmacs']:8.2f} GMAC"
     ]
     for form, ms in row["ms"].items():
-        times = f"{ms['median']:.1f} ms [{ms['lowest']:.1f}, {ms['highest']:.1f}]"
+        times = f"{ms['median']:.1f} ms [{ms['min']:.1f}, {ms['max']:.1f}]"
         parts.append(f"{form} {times} {row['peak_mb'][form]:.0f} MB")
     for form, ratio in row.get("upstream_over", {}).items():
-        parts.append(
-            f"upstream/{form} {ratio['median']:.2f}x [{ratio['lowest']:.2f}, {ratio['highest']:.2f}]"
-        )
+        parts.append(f"upstream/{form} {ratio['median']:.2f}x [{ratio['min']:.2f}, {ratio['max']:.2f}]")
     return "  ".join(parts)
 
 
@@ -231,7 +230,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
                         "batch_size": row["batch_size"],
                         "precision": row["precision"],
                         "ms_per_step": ms["median"],
-                        "ms_spread": round(ms["highest"] - ms["lowest"], 1),
+                        "ms_spread": round(ms["max"] - ms["min"], 1),
                         "samples_per_sec": round(1e3 * row["batch_size"] / ms["median"], 2),
                         "param_count_m": round(row["parameters"] / 1e6, 2),
                         "gmacs": row["gmacs"],
@@ -240,19 +239,17 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
                 )
 
 
-def save(path: Path, rows: list[dict[str, Any]], device: str) -> None:
+def save(path: Path, rows: list[dict[str, Any]], device: str, version: str) -> None:
     """Replaces the file by these rows, each with the command, the machine and the commit."""
     import torch
 
-    from .demo.machine import commit
-
     about = {
         "command": "linzoo bench models --against-upstream --save",
-        "machine": device,
+        "device": device,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "commit": commit(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": version,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".tmp")

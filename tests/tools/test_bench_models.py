@@ -47,8 +47,8 @@ def test_rows_against_upstream_are_kept_with_machine_and_commit(tmp_path):
         "folded",
     }
     ratio = row["upstream_over"]["folded"]
-    assert 0 < ratio["lowest"] <= ratio["median"] <= ratio["highest"]
-    assert {"command", "machine", "torch", "commit", "threads", "when", "rounds"} <= set(row)
+    assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+    assert {"command", "device", "torch", "commit", "threads", "date", "rounds"} <= set(row)
 
 
 def test_half_precision_and_autocast_run():

@@ -1,6 +1,6 @@
 """What timm expects of a backbone with a stem, stages and a pooled classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from timm.layers import create_classifier
@@ -8,6 +8,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .sizes import check_head
+from .weights import rename_official
 
 
 class Backbone(nn.Module):
@@ -24,6 +25,7 @@ class Backbone(nn.Module):
     num_features: int
     head_hidden_size: int
     feature_info: list[dict]
+    from_official: Callable | None = None  # a family's converter, of models that were made by name
 
     def final(self, x: Tensor) -> Tensor:
         """Last stage's output to the map that is pooled, (B, C, H, W) -> (B, num_features, H, W)."""
@@ -54,6 +56,12 @@ class Backbone(nn.Module):
             part.train(self.training)
         self.num_classes, self.drop_rate = num_classes, drop_rate
         self.global_pool, self.head_drop, self.head = parts
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """torch's step of ``load_state_dict``; the authors' names and shapes are taken too."""
+        if self.from_official is not None:
+            rename_official(state_dict, prefix, self.from_official, type(self).__name__)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

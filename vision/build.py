@@ -8,6 +8,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg
 from torch import nn
 
+from .backbone import Backbone
+
 
 def pretrained_cfg(**fields) -> dict:
     """timm's ``PretrainedCfg`` fields for an ImageNet-1k model at 224: resize 256, bicubic, centre crop."""
@@ -26,7 +28,13 @@ def pretrained_cfg(**fields) -> dict:
 
 
 def build(
-    model_cls: type[nn.Module], name: str, pretrained: bool, filter_fn: Callable, fixed: dict, given: dict
+    model_cls: type[Backbone],
+    name: str,
+    pretrained: bool,
+    filter_fn: Callable,
+    from_official: Callable,
+    fixed: dict,
+    given: dict,
 ) -> nn.Module:
     """A model through timm's builder: the variant's keyword arguments, overridden by the caller's.
 
@@ -35,15 +43,22 @@ def build(
         name: registered name.
         pretrained: load the weights that the model's ``pretrained_cfg`` names.
         filter_fn: the family's ``checkpoint_filter_fn``.
+        from_official: the family's, with which the model's ``load_state_dict`` takes the authors' names too.
         fixed, given: keyword arguments of the variant and of the caller.
     """
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     if "feature_cls" in given:  # timm's other extractors look for "stages.0" one level down
         feature_cfg["flatten_sequential"] = True
+
+    def make(**kwargs) -> Backbone:
+        model = model_cls(**kwargs)
+        model.from_official = from_official
+        return model
+
     # timm allows a training script's argparse.Namespace beside the weights in a file, but not behind a url
     with torch.serialization.safe_globals([argparse.Namespace]):
         return build_model_with_cfg(
-            model_cls,
+            make,
             name,
             pretrained,
             pretrained_filter_fn=filter_fn,

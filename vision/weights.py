@@ -12,6 +12,8 @@ from torch import Tensor, nn
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 
+OFFICIAL = ("patch_embed.", "layers.", "downsample_layers.")  # how names begin that only the authors use
+
 StateDict = dict[str, Tensor]
 
 
@@ -66,12 +68,32 @@ def check_tensors(state_dict: Mapping[str, Tensor], known: tuple[str, ...], mode
             f"{model_name}: checkpoint must hold keys that begin with {', '.join(known)}; "
             f"got {len(state_dict)} others ({first}, ...): another model's file?"
         )
-    bad = [k for k, v in state_dict.items() if v.is_floating_point() and not v.isfinite().all()]
+    filled = {k: v for k, v in state_dict.items() if v.is_floating_point() and not v.is_meta}
+    bad = [k for k, v in filled.items() if not v.isfinite().all()]
     if bad:
         raise ValueError(
             f"{model_name}: checkpoint must be finite, got NaN or Inf in {len(bad)} of {len(state_dict)} "
             f"tensors (first: {bad[0]})"
         )
+
+
+def rename_official(
+    state_dict: dict[str, Tensor],
+    prefix: str,
+    from_official: Callable[[StateDict], StateDict],
+    model_name: str,
+) -> None:
+    """In place: the authors' names behind ``prefix`` to ours; a state dict without any is left alone.
+
+    Raises: ValueError for names that no official file has and, only where names are changed, NaN or Inf.
+    """
+    if not any(key.startswith(tuple(prefix + start for start in OFFICIAL)) for key in state_dict):
+        return
+    weights = {k[len(prefix) :]: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
+    check_tensors(weights, OFFICIAL, model_name)
+    for key, tensor in from_official(weights).items():
+        if not key.startswith("out_norms."):
+            state_dict[prefix + key] = tensor
 
 
 def load_official(path: str | Path) -> StateDict:

@@ -1,6 +1,7 @@
 """The authors' files load as they are, in every wrapper and for every use; other files are refused."""
 
 import argparse
+import copy
 import importlib
 import pickle
 import warnings
@@ -229,6 +230,46 @@ def test_models_saved_for_the_hub_come_back_from_a_folder(name, tmp_path):
     with torch.inference_mode():
         assert torch.equal(back(image), model(image))
     assert back.mixers == model.mixers
+
+
+@pytest.mark.parametrize("name", [*NAMES, "l2vit_tiny"])
+def test_checkpoint_path_takes_the_authors_file(name, official, tmp_path):
+    weights = official(name)
+    file = save(tmp_path, {"model": weights, "args": argparse.Namespace(lr=1e-3)})
+    got = timm.create_model(name, checkpoint_path=file).state_dict()
+    expected = family(name).from_official(weights)
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[k], v) for k, v in expected.items())
+
+
+def test_load_state_dict_takes_the_authors_names_also_inside_another_model_and_after_a_copy(official):
+    weights = official("ravlt_tiny")
+    expected = ravlt.from_official(weights)
+    for model in (timm.create_model("ravlt_tiny"), copy.deepcopy(timm.create_model("ravlt_tiny"))):
+        outer = torch.nn.ModuleDict({"backbone": model, "other": torch.nn.Linear(2, 2)})
+        given = {f"backbone.{k}": v for k, v in weights.items()} | {
+            k: v for k, v in outer.state_dict().items() if k.startswith("other.")
+        }
+        before = dict(given)
+        outer.load_state_dict(given)
+        assert given.keys() == before.keys() and all(given[k] is before[k] for k in before), (
+            "the caller's mapping is not changed"
+        )
+        assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+
+
+def test_load_state_dict_refuses_nan_under_the_authors_names_and_takes_it_under_ours(official):
+    weights = official("ravlt_tiny")
+    weights["norm.bias"] = weights["norm.bias"] * float("nan")
+    model = timm.create_model("ravlt_tiny")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"must be finite, got NaN or Inf in 1 of \d+ tensors \(first: norm.b"
+    ):
+        model.load_state_dict(weights)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    model.load_state_dict(ravlt.from_official(weights))  # a run that is resumed may hold anything
+    assert model.neck.norm.bias.isnan().all()
 
 
 # --- refusals

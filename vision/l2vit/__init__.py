@@ -53,7 +53,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(name: str, pretrained: bool, given: dict) -> L2ViT:
-    return build(L2ViT, name, pretrained, checkpoint_filter_fn, VARIANTS[name].kwargs(), given)
+    fixed = VARIANTS[name].kwargs()
+    return build(L2ViT, name, pretrained, checkpoint_filter_fn, from_official, fixed, given)
 
 
 @register_model

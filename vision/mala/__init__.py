@@ -44,9 +44,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(name: str, pretrained: bool, given: dict) -> Pyramid:
-    return build(
-        Pyramid, name, pretrained, checkpoint_filter_fn, {**VARIANTS[name].kwargs(), **_FAMILY}, given
-    )
+    fixed = {**VARIANTS[name].kwargs(), **_FAMILY}
+    return build(Pyramid, name, pretrained, checkpoint_filter_fn, from_official, fixed, given)
 
 
 @register_model

@@ -6,12 +6,14 @@ from torch import Tensor
 from .. import checks
 from ..checks import Rope
 from ..dispatch import BACKENDS, choose
+from ..errors import BackendError
 from .arguments import check_readout, check_reduce, check_state
 from .features import feature_map
 from .ops import exactly, lin_readout_op, lin_reduce_op
 from .plain import lin_readout_plain, lin_reduce_plain
 from .reference import lin_readout_reference, lin_reduce_reference
 from .state import LinState
+from .transforms import derivatives_are_transformed
 
 __all__ = ["LinState", "feature_map", "lin_readout", "lin_reduce", "linear_attn"]
 
@@ -61,7 +63,8 @@ def linear_attn(
     Returns: (B, N, H, E) in q's dtype; sums in float32 (float64 for float64). 0 where there is no key.
     Raises: ShapeError, ValueError or TypeError that name the argument; BackendError when a backend asked for
         by name cannot run.
-    Once differentiable, in q, k, v, weight and scale. Sources: README.md.
+    Once differentiable, in q, k, v, weight and scale. Under torch.func.grad, vjp, jvp and forward-mode
+    derivatives "auto" runs the formula in plain torch (not with cu_seqlens). Sources: README.md.
     """
     op = "linear_attn"
     for name, x, layout in (("q", q, "(B, N, H, D)"), ("k", k, "(B, N, H, D)"), ("v", v, "(B, N, H, E)")):
@@ -71,11 +74,9 @@ def linear_attn(
     checks.check_queries(op, q, k)
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
     scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
-    chosen = choose(op, BACKENDS, backend, q)
-    state = _reduce(k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, chosen)
-    return _readout(
-        q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, None, backend, chosen
-    )
+    chosen = _choose(op, backend, q, cu_seqlens)
+    state = _reduce(k, v, feature, norm, rope, weight, mask, cu_seqlens, chosen)
+    return _readout(q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, None, chosen)
 
 
 def lin_reduce(
@@ -104,9 +105,8 @@ def lin_reduce(
     k, v = _autocast(k), _autocast(v)
     checks.check_keys_values(op, k, v)
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
-    return _reduce(
-        k, v, feature, norm, rope, weight, mask, cu_seqlens, backend, choose(op, BACKENDS, backend, k)
-    )
+    chosen = _choose(op, backend, k, cu_seqlens)
+    return _reduce(k, v, feature, norm, rope, weight, mask, cu_seqlens, chosen)
 
 
 def lin_readout(
@@ -141,10 +141,8 @@ def lin_readout(
     checks.check_cu_seqlens(op, cu_seqlens, "q", q)
     checks.check_state_index(op, state_index, cu_seqlens, q, state.S.shape[0])
     scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
-    chosen = choose(op, BACKENDS, backend, q)
-    return _readout(
-        q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, state_index, backend, chosen
-    )
+    chosen = _choose(op, backend, q, cu_seqlens, state_index)
+    return _readout(q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, state_index, chosen)
 
 
 def _autocast(x: Tensor) -> Tensor:
@@ -155,17 +153,29 @@ def _autocast(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind))
 
 
-def _is_traced_plainly(x: Tensor, backend: str, *packed: Tensor | None) -> bool:
-    """Whether a compiler should see plain torch: ONNX (knows no custom op) and torch.compile on a CPU.
+def _choose(op: str, backend: str, x: Tensor, *packed: Tensor | None) -> str:
+    """The backend, or "plain" where torch must see the formula itself.
 
-    torch.export keeps the op, a backend asked for by name keeps it, and packed rows need it (how they are
-    tiled depends on data).
+    That is for ONNX (knows no custom op), torch.compile on a CPU (inductor fuses), torch.func and
+    forward-mode derivatives. torch.export keeps the op, a backend asked for by name keeps it, and packed rows
+    need it (how they are tiled depends on data).
     """
-    if backend != "auto" or any(p is not None for p in packed) or not torch.compiler.is_compiling():
-        return False
-    if torch.compiler.is_exporting():
-        return torch.onnx.is_in_onnx_export()
-    return x.device.type == "cpu"
+    chosen = choose(op, BACKENDS, backend, x)
+    if chosen == "reference":
+        return chosen
+    fixed = backend != "auto" or any(p is not None for p in packed)
+    if derivatives_are_transformed():
+        if fixed:
+            rows = " with packed rows" if backend == "auto" else ""
+            raise BackendError(
+                f"{op}: backend must be 'reference', or 'auto' without cu_seqlens and state_index, under "
+                f"torch.func.grad, vjp, jvp and forward-mode derivatives, got {backend!r}{rows}"
+            )
+        return "plain"
+    if fixed or not torch.compiler.is_compiling():
+        return chosen
+    plainly = torch.onnx.is_in_onnx_export() if torch.compiler.is_exporting() else x.device.type == "cpu"
+    return "plain" if plainly else chosen
 
 
 def _reduce(
@@ -177,14 +187,13 @@ def _reduce(
     weight: Tensor | None,
     mask: Tensor | None,
     cu_seqlens: Tensor | None,
-    backend: str,
     chosen: str,
 ) -> LinState:
     centered = norm == "sub" and rope is None
     if chosen == "reference":
         with exactly(k):
             return lin_reduce_reference(k, v, weight, mask, rope, cu_seqlens, feature, centered)
-    if _is_traced_plainly(k, backend, cu_seqlens):
+    if chosen == "plain":
         with exactly(k):
             return lin_reduce_plain(k, v, weight, mask, rope, feature, centered)
     cos, sin = rope or (None, None)
@@ -205,7 +214,6 @@ def _readout(
     rope: Rope | None,
     cu_seqlens: Tensor | None,
     state_index: Tensor | None,
-    backend: str,
     chosen: str,
 ) -> Tensor:
     if chosen == "reference":
@@ -213,7 +221,7 @@ def _readout(
             return lin_readout_reference(
                 q, state, rope, cu_seqlens, state_index, feature, norm, eps, eps_on, scale, cmin
             )
-    if _is_traced_plainly(q, backend, cu_seqlens, state_index):
+    if chosen == "plain":
         with exactly(q):
             return lin_readout_plain(q, state, rope, feature, norm, eps, eps_on, scale, cmin)
     cos, sin = rope or (None, None)

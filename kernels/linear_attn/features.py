@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..checks import check_word
+from .transforms import derivatives_are_transformed
 
 FEATURES = ("identity", "elu1", "relu")
 
@@ -25,7 +26,7 @@ def feature_map(x: Tensor, feature: str) -> Tensor:
         return x
     if feature == "relu":
         return x.relu()
-    if torch.compiler.is_compiling():  # the compiler chooses by itself what the backward keeps
+    if torch.compiler.is_compiling() or derivatives_are_transformed():  # they choose what to keep
         return _elu1_by_autograd(x)
     return _Elu1.apply(x)
 

@@ -1,0 +1,17 @@
+"""Derivatives that are taken by other means than the backward which the ops have."""
+
+import torch
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
+
+
+def derivatives_are_transformed() -> bool:
+    """Whether torch.func.grad, vjp, jvp (or what is made of them) or a forward-mode level is at work.
+
+    The ops have no forward-mode formula, which torch takes for a derivative of 0 without a word, and
+    torch.func cannot use their backward. A compiler sees plain torch anyway.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    by_func = any(i.key() == TransformType.Grad for i in get_interpreter_stack() or ())
+    return by_func or forward_ad._current_level >= 0

@@ -59,7 +59,8 @@ def linear_attn(
         mask: (B, N) bool; tokens with False count in none of S, s, m, n. Every token still reads.
         cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments attend within themselves. Values
             are checked on the CPU only.
-        backend: "auto", "triton" (CUDA), "eager", "reference" (slow: the definition).
+        backend: "auto", "triton" (CUDA), "eager", "reference" (slow: the definition,
+            in float64).
     Returns: (B, N, H, E) in q's dtype; sums in float32 (float64 for float64). 0 where there is no key.
     Raises: ShapeError, ValueError or TypeError that name the argument; BackendError when a backend asked for
         by name cannot run.
@@ -75,6 +76,8 @@ def linear_attn(
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
     scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
     chosen = _choose(op, backend, q, cu_seqlens)
+    if chosen == "reference":  # so that the state between the two is not rounded either
+        k, v = k.double(), v.double()
     state = _reduce(k, v, feature, norm, rope, weight, mask, cu_seqlens, chosen)
     return _readout(q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, None, chosen)
 

@@ -1,5 +1,7 @@
 """The definition, token by token, which every faster form is compared with; slow, left to autograd.
 
+Computed in float64 whatever the input; the results are rounded once, to what the faster forms return.
+
     p_j = w_j phi(k_j)     S = sum_j (R_j p_j) v_j^T     s = sum_j p_j     m = sum_j v_j     n = number of
     tokens z_i = phi(q_i) . s     u_i = S^T (R_i phi(q_i))      y_i = alpha(z_i) u_i + beta(z_i) m
 
@@ -39,6 +41,7 @@ def lin_reduce_reference(
     centered: bool,
 ) -> LinState:
     acc = accumulation_dtype(k.dtype)
+    k, v, weight, *rope = (None if x is None else x.double() for x in (k, v, weight, *(rope or ())))
     rows, tokens = k.shape[:2]
     owner = (
         [[b] * tokens for b in range(rows)]
@@ -55,7 +58,7 @@ def lin_reduce_reference(
     heads, key_dim, value_dim = k.shape[2], k.shape[3], v.shape[3]
     parts = []
     for own in members:
-        zero = k.new_zeros((), dtype=acc)
+        zero = k.new_zeros(())
         S, s, m = (
             zero.expand(heads, key_dim, value_dim),
             zero.expand(heads, key_dim),
@@ -63,17 +66,17 @@ def lin_reduce_reference(
         )
         keys = []
         for b, j in own:
-            p = phi(k[b, j].to(acc), feature)
-            keys.append(p if weight is None else p * weight[b, j].to(acc).unsqueeze(-1))
-            s, m = s + keys[-1], m + v[b, j].to(acc)
+            p = phi(k[b, j], feature)
+            keys.append(p if weight is None else p * weight[b, j].unsqueeze(-1))
+            s, m = s + keys[-1], m + v[b, j]
         for p, (b, j) in zip(keys, own, strict=True):
-            value = v[b, j].to(acc)
+            value = v[b, j]
             if centered:
                 p, value = p - s / len(own), value - m / len(own)
-            turned = p if rope is None else p @ rotation(rope, j).T
+            turned = p @ rotation(rope, j).T if rope else p
             S = S + turned.unsqueeze(-1) * value.unsqueeze(-2)
         parts.append((S, s, m))
-    S, s, m = (torch.stack(x) for x in zip(*parts, strict=True))
+    S, s, m = (torch.stack(x).to(acc) for x in zip(*parts, strict=True))
     n = torch.tensor([len(own) for own in members], device=k.device, dtype=torch.int64)
     return LinState(S, s, m, n, centered)
 
@@ -91,7 +94,7 @@ def lin_readout_reference(
     scale: float | Tensor | None,
     cmin: float | None,
 ) -> Tensor:
-    acc = accumulation_dtype(q.dtype)
+    S, s, m, *rope = (x.double() for x in (state.S, state.s, state.m, *(rope or ())))
     rows, tokens = q.shape[:2]
     if cu_seqlens is not None:
         state_index = cu_seqlens_to_ids(cu_seqlens)
@@ -99,12 +102,12 @@ def lin_readout_reference(
     for b in range(rows):
         for i in range(tokens):
             r = b if state_index is None else int(state_index[i])
-            f = phi(q[b, i].to(acc), feature)
-            turned = f if rope is None else f @ rotation(rope, i).T
-            u = (turned.unsqueeze(-2) @ state.S[r]).squeeze(-2)
-            z = (f * state.s[r]).sum(-1, keepdim=True)
+            f = phi(q[b, i].double(), feature)
+            turned = f @ rotation(rope, i).T if rope else f
+            u = (turned.unsqueeze(-2) @ S[r]).squeeze(-2)
+            z = (f * s[r]).sum(-1, keepdim=True)
             n = int(state.n[r])
-            y = _normalised(u, z, state.m[r], n, state.centered, norm, eps, eps_on, scale, cmin)
+            y = _normalised(u, z, m[r], n, state.centered, norm, eps, eps_on, scale, cmin)
             out.append(y if n else u * 0)  # an empty state is read as 0
     return torch.stack(out).view(rows, tokens, q.shape[2], -1).to(q.dtype)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from linzoo.kernels import LinState, lin_readout, linear_attn
+from linzoo.kernels import LinState, lin_readout, lin_reduce, linear_attn
 from linzoo.kernels.linear_attn import blocks
 from linzoo.kernels.linear_attn.plain import lin_readout_plain, lin_reduce_plain
 
@@ -89,6 +89,28 @@ def test_norms_match_the_oracle_in_every_dtype_with_gradients(norm, rope, cu, dt
     for name, grad in gradients(got, own).items():
         assert grad.dtype == inputs[name].dtype
         assert_close(grad, wanted_grads[name], dtype, f"d{name}", slack=4 * slack)
+
+
+@pytest.mark.parametrize("rope", [False, True], ids=["plain", "rope"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("norm", ["sum", "clamp", "mag", "sub"])
+def test_the_reference_computes_in_float64_whatever_the_input(norm, dtype, rope):
+    """Its output, and the state that it returns, are those of float64 rounded once."""
+    case = Case(norm=norm, rope=rope, weight=norm in ("sum", "clamp"), N=40, D=16, E=8, dtype=dtype)
+    inputs, options = case.inputs(), case.options()
+    exact, exact_options = {name: x.double() for name, x in inputs.items()}, dict(options)
+    if rope:
+        exact_options["rope"] = tuple(x.double() for x in options["rope"])
+    wanted = linear_attn(**exact, **exact_options, backend="reference")
+    assert torch.equal(linear_attn(**inputs, **options, backend="reference"), wanted.to(dtype))
+    states = []
+    for tensors, words in ((inputs, options), (exact, exact_options)):
+        tensors = {name: x for name, x in tensors.items() if name in ("k", "v", "weight")}
+        words = {name: x for name, x in words.items() if name in ("norm", "feature", "rope")}
+        states.append(lin_reduce(**tensors, **words, backend="reference"))
+    for part in "Ssm":
+        got, wanted = (getattr(state, part) for state in states)
+        assert torch.equal(got, wanted.float()), part
 
 
 def test_bfloat16_rounds_rather_than_truncates():

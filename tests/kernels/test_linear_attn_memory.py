@@ -6,6 +6,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from linzoo.kernels import linear_attn
 
+from .cases import Case, with_grad
+
 SHAPES = [(8, 8, 3136, 32), (1, 8, 16384, 40), (1, 10, 16384, 64), (1, 24, 4096, 128)]
 
 
@@ -26,6 +28,24 @@ def test_a_call_allocates_at_most_1_3_times_its_output(shape, dtype, monkeypatch
     output = batch * heads * tokens * width * q.element_size()
     total = allocated(lambda: linear_attn(q, k, v, feature="elu1"))
     assert output <= total <= 1.3 * output, total / output
+
+
+@pytest.mark.parametrize("norm", ["sum", "clamp", "mag", "sub"])
+@pytest.mark.parametrize("cu", [None, (0, 40, 41, 300)], ids=["rows", "segments"])
+def test_the_backward_keeps_only_inputs_and_states(cu, norm):
+    case = Case(norm=norm, weight=norm in ("sum", "clamp"), rope=True, mask=True, N=300, cu=cu)
+    inputs, options = with_grad(case.inputs()), case.options()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        linear_attn(**inputs, **options)
+    given = {x.data_ptr() for x in (*inputs.values(), *options.get("rope", ()), options["mask"])}
+    if cu:
+        given.add(options["cu_seqlens"].data_ptr())
+    states = (len(cu) - 1 if cu else 2) * case.H * max(case.D * case.E, case.D, case.E)
+    own = {x.data_ptr(): x.numel() for x in kept if x.data_ptr() not in given}
+    assert inputs["q"].data_ptr() in {x.data_ptr() for x in kept}
+    assert len(own) == 4  # S, s, m, n
+    assert max(own.values()) <= states
 
 
 def test_the_count_sees_temporaries():

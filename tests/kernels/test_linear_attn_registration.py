@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.library import opcheck
 
@@ -93,6 +94,18 @@ def test_inductor_compiles_forward_and_backward():
 
 def test_compile_fullgraph_with_segments_keeps_the_op():
     compiled_equals_eager(Case(cu=(0, 5, 17)), "aot_eager")
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_many_numbers_of_tokens_do_not_recompile_for_ever(backend):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    options = {"feature": "elu1", "norm": "mag", "backend": backend}
+    fast = torch.compile(lambda *x: linear_attn(*x, **options), fullgraph=True, backend=counter)
+    for n in (17, 20, 33, 64, 65, 100, 196, 257):
+        q, k, v = (torch.randn(2, n, 2, 4) for _ in "qkv")
+        torch.testing.assert_close(fast(q, k, v), linear_attn(q, k, v, **options), rtol=1e-4, atol=1e-5)
+    assert 1 <= counter.frame_count <= 3
 
 
 def traced_targets(call, *args) -> list[str]:

@@ -16,7 +16,8 @@ class Backbone(nn.Module):
 
     A subclass sets ``in_chans``, ``stem``, ``stages``, ``feature_info``, ``num_features`` and
     ``head_hidden_size``, and calls ``build_head``; it defines ``final`` (what stands between the last
-    stage and pooling) and ``drop_final``.
+    stage and pooling) and ``drop_final``. ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` work,
+    ``torch.jit.script``, which torch deprecates, does not.
     """
 
     stem: nn.Module

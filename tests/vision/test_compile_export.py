@@ -1,4 +1,4 @@
-"""torch.compile, torch.export and ONNX on every family.
+"""torch.compile, torch.export, torch.jit.trace and ONNX on every family.
 
 Every variant keeps its widths and heads; depths are cut to the fewest blocks that hold each kind, since
 tracing time grows with depth and each further block repeats the same code. Inductor, saving and ONNX run on
@@ -7,6 +7,7 @@ one small model a family.
 
 import importlib
 import io
+import warnings
 
 import pytest
 import timm
@@ -129,3 +130,14 @@ def test_onnxruntime_computes_the_same_at_other_sizes(name, tmp_path):
             x = torch.randn(*size)
             (got,) = session.run(None, {entry: x.numpy()})
             close(torch.from_numpy(got), model(x))
+
+
+@every_family
+def test_a_trace_made_at_one_size_runs_at_others(name):
+    model = build(name, **SMALL)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: the checks of the image's shape are not recorded
+        traced = torch.jit.trace(model, torch.randn(1, 3, 64, 64), check_trace=False)
+        for size in [(1, 3, 64, 64), (2, 3, 96, 70), (1, 3, 45, 131)]:
+            x = torch.randn(*size)
+            close(traced(x), model(x))

@@ -304,7 +304,7 @@ def test_resolve_mixers_expands_names_in_order():
 
 
 @pytest.mark.parametrize("kind", ["getter", "hook", "list", "dict"])
-def test_every_feature_extractor_of_timm_gives_the_stage_outputs(kind):
+def test_getter_hook_list_and_dict_extractors_of_timm_give_the_stage_outputs(kind):
     model = small().eval()
     extractor = small(features_only=True, feature_cls=kind).eval()
     names = {

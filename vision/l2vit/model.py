@@ -55,7 +55,7 @@ class L2Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x).permute(0, 2, 3, 1)
         for block in self.blocks:
-            if self.grad_checkpointing and not torch.jit.is_scripting():
+            if self.grad_checkpointing:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x)

@@ -60,6 +60,7 @@ class PaddedDownsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        if torch.compiler.is_compiling() or x.shape[2] % 2 or x.shape[3] % 2:
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if recorded or x.shape[2] % 2 or x.shape[3] % 2:
             x = F.pad(x, (0, 1, 0, 1))  # read only where a size is odd
         return self.conv(x)

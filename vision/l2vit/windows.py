@@ -10,7 +10,7 @@ def split_windows(x: Tensor, size: int) -> Tensor:
 
     Windows run row by row, and so do the tokens inside one. Any H, W >= 1.
     """
-    if torch.compiler.is_exporting():
+    if _sizes_are_symbols():
         return _gather_windows(x, size)
     height, width = x.shape[1:3]
     if torch.compiler.is_compiling() or height % size or width % size:
@@ -22,18 +22,22 @@ def split_windows(x: Tensor, size: int) -> Tensor:
 def join_windows(windows: Tensor, size: int, shape: tuple[int, int, int]) -> Tensor:
     """The inverse: (B * windows, size * size, C) -> (B, H, W, C) for shape (B, H, W), the padding dropped."""
     batch, height, width = shape
-    if torch.compiler.is_exporting():
+    if _sizes_are_symbols():
         return _gather_tokens(windows, size, batch, height, width)
     rows, columns = _count(height, size), _count(width, size)
     x = windows.view(batch, rows, columns, size, size, windows.shape[-1]).transpose(2, 3)
     return x.reshape(batch, rows * size, columns * size, windows.shape[-1])[:, :height, :width]
 
 
+def _sizes_are_symbols() -> bool:
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def _count(length: int, size: int) -> int:
     return (length + size - 1) // size
 
 
-# While exporting, sizes are symbols. An axis as long as the number of windows of an image makes torch.export
+# While exporting or tracing, sizes are symbols. An axis as long as the number of windows of an image makes torch.export
 # ask whether that number is 1, and the exported program then runs for one answer only. So the exported form
 # gathers by flat index from an axis that holds the tokens of the whole batch.
 

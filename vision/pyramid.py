@@ -93,10 +93,7 @@ class Stage(nn.Module):
         if self.rope_copies:
             rope = rope_table(height, width, self.head_dim, x.device, x.dtype, self.rope_copies)
         for block in self.blocks:
-            if self.grad_checkpointing:
-                x = checkpoint(block, x, rope, use_reentrant=False)
-            else:
-                x = block(x, rope)
+            x = checkpoint(block, x, rope, use_reentrant=False) if self.grad_checkpointing else block(x, rope)
         return x.permute(0, 3, 1, 2)
 
 

@@ -29,9 +29,9 @@ from .pyramid import Block, Pyramid
 class ChannelShift(nn.Module):
     """x + shift; (B, C, H, W) -> (B, C, H, W)."""
 
-    def __init__(self, shift: Tensor) -> None:
+    def __init__(self, shift: Tensor, requires_grad: bool = True) -> None:
         super().__init__()
-        self.shift = nn.Parameter(shift)
+        self.shift = nn.Parameter(shift, requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.shift[:, None, None]
@@ -42,16 +42,19 @@ def fold(model: nn.Module) -> nn.Module:
 
     Args:
         model: a Pyramid (RAVLT, MALA, NaLaFormer) or an L2ViT, or timm's features_only wrapper around one; in
-            eval mode. Any device and dtype; the arithmetic of folding is float64.
+            eval mode. Any dtype; any device that holds numbers, so not "meta"; float64 arithmetic.
     Returns: the same class with the same outputs up to rounding, in eval mode. Its state dict is its own: it
-        loads into no other model, and training it trains something else than the model.
-    Raises: TypeError for another class; ValueError in training mode.
+        loads into no other model, and training it trains something else than the model. What is frozen in
+        the model is frozen in the copy.
+    Raises: TypeError for another class; ValueError in training mode and for parameters on "meta".
     """
     backbone = model.model if isinstance(model, FeatureGetterNet) else model
     if not isinstance(backbone, (Pyramid, L2ViT)):
         raise TypeError(f"fold: model must be a Pyramid or an L2ViT, got {type(backbone).__name__}")
     if any(module.training for module in model.modules()):
         raise ValueError("fold: model must be in eval mode (call model.eval() first), got training mode")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError("fold: model must hold numbers to be folded, got parameters on the device 'meta'")
     folded = copy.deepcopy(model)
     with torch.no_grad():
         for module in list(folded.modules()):
@@ -110,6 +113,8 @@ def _fold_residuals(module: nn.Module) -> None:
             like = {"device": child.weight.device, "dtype": child.weight.dtype}
             plain = DepthwiseConv(child.in_channels, size, **like)
             plain.load_state_dict(child.state_dict())
+            for copied, source in zip(plain.parameters(), child.parameters(), strict=True):
+                copied.requires_grad_(source.requires_grad)
             plain.weight[:, :, size // 2, size // 2] += 1
             setattr(module, name, plain.eval())
 
@@ -122,7 +127,8 @@ def _fold_local_concentration(lcm: LocalConcentration) -> None:
         return
     weight = lcm.conv2.weight
     weight.copy_(weight.double() * scale.view(-1, 1, 1, 1))  # depthwise: its inputs are its outputs
-    lcm.norm = ChannelShift((shift / scale).to(weight.dtype)).eval()
+    trainable = lcm.norm.bias is not None and lcm.norm.bias.requires_grad
+    lcm.norm = ChannelShift((shift / scale).to(weight.dtype), trainable).eval()
 
 
 _PARTS = (

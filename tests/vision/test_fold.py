@@ -116,6 +116,24 @@ def test_a_model_in_training_mode_is_refused():
         fold(partly)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_without_numbers_is_refused(name):
+    hollow = timm.create_model(name, device="meta", **SMALL).eval()
+    with pytest.raises(ValueError, match="fold: model must hold numbers to be folded, got .*'meta'"):
+        fold(hollow)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_is_frozen_stays_frozen_and_what_is_not_does_not(name):
+    model = trained(name)
+    assert all(p.requires_grad for p in fold(model).parameters())
+    model.requires_grad_(False)
+    assert not any(p.requires_grad for p in fold(model).parameters())
+    model.stages[0].requires_grad_(True)
+    for key, parameter in fold(model).named_parameters():
+        assert parameter.requires_grad == key.startswith("stages.0."), key
+
+
 @pytest.mark.parametrize("other", [nn.Linear(2, 2), "ravlt_tiny"], ids=["module", "name"])
 def test_other_classes_are_refused_by_name(other):
     with pytest.raises(TypeError, match=f"must be a Pyramid or an L2ViT, got {type(other).__name__}"):

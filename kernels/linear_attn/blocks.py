@@ -16,7 +16,8 @@ from ..segments import runs, segment_counts, tiles
 # Elements of one scratch tensor for each CPU thread: 384 KiB of float32; four of them fit a core's L2.
 CACHE_ELEMENTS = 3 << 15
 DEVICE_ELEMENTS = 1 << 24  # elsewhere launches cost more than memory traffic
-SHORTEST = 32  # tokens of a block, where the row has them
+SHORTEST = 32  # tokens that the cache must hold of all heads, or heads are taken in groups
+SHORT = 64  # tokens of a block even so: products over fewer cost more than what they miss in the cache
 TILE_TOKENS = (8, 128)  # shortest and longest tile of a packed row
 
 
@@ -124,6 +125,9 @@ class TileBlock:
         self.segment, self.index, self.valid = segment, index, valid
         self.drop = ~(valid if mask is None else valid & mask[0][index])[:, None, :, None]
         self.states, self.tiles_of = torch.unique_consecutive(segment, return_counts=True)
+        first, last = (int(i) for i in segment[[0, -1]])
+        whole = len(self.states) == len(segment) == last - first + 1
+        self.range = slice(first, last + 1) if whole else None  # one tile each: states are views, not copies
 
     def tokens(self, x: Tensor) -> Tensor:
         return x[0][self.index].transpose(1, 2)
@@ -132,16 +136,22 @@ class TileBlock:
         return x[self.index].unsqueeze(1)
 
     def state(self, x: Tensor) -> Tensor:
-        return x[self.segment].flatten(0, 1)
+        return self.term(x).flatten(0, 1)
 
     def term(self, x: Tensor) -> Tensor:
-        return x[self.segment]
+        return x[self.segment if self.range is None else self.range]
 
     def add(self, total: Tensor, part: Tensor) -> None:
+        if self.range is not None:
+            total[self.range] += part
+            return
         # segment_reduce, not index_add: one fixed order of additions on every device
         total[self.states] += torch.segment_reduce(part.contiguous(), "sum", lengths=self.tiles_of, axis=0)
 
     def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        if self.range is not None:
+            self.state(total).baddbmm_(a.mT, b)
+            return
         self.add(total, torch.bmm(a.mT, b).unflatten(0, (len(self.segment), -1)))
 
     def put(self, out: Tensor, value: Tensor) -> None:
@@ -160,7 +170,7 @@ class Rows:
         room = max(budget(x) // width, 1)  # (token, head) pairs in a block
         groups = -(-heads // max(room // SHORTEST, 1))  # fewer heads at a time rather than short products
         self.heads = -(-heads // groups)
-        self.tokens = min(tokens, max(room // self.heads, 16))
+        self.tokens = min(tokens, max(room // self.heads, SHORT))
         whole = self.heads == heads and self.tokens == tokens
         self.rows = min(rows, max(room // (heads * tokens), 1)) if whole else 1
         self.states = rows

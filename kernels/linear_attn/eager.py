@@ -20,11 +20,10 @@ def features(
     x: Tensor, block: Block, feature: str, scratch: Scratch, name: str, slope: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """phi of the block of ``x`` as contiguous (t, h, T, D), and phi' when asked for (None: it is 1)."""
-    view = block.tokens(x)
-    if block.drop is not None or view.dtype != scratch.dtype or feature == "identity":
-        view = load(x, block, scratch, name)
-        if feature == "identity":
-            return view, None
+    copied = block.drop is not None or x.dtype != scratch.dtype or feature == "identity"
+    view = load(x, block, scratch, name) if copied else block.tokens(x)
+    if feature == "identity":
+        return view, None
     if feature == "relu":
         above = torch.gt(view, 0, out=scratch.take_like_tokens("spare", *view.shape)) if slope else None
         return torch.clamp(view, min=0, out=scratch.take_like_tokens(name, *view.shape)), above

@@ -30,6 +30,15 @@ def test_a_call_allocates_at_most_1_3_times_its_output(shape, dtype, monkeypatch
     assert output <= total <= 1.3 * output, total / output
 
 
+@pytest.mark.parametrize(("segment", "most"), [(64, 6.5), (16384, 5.5)])
+def test_a_call_on_packed_rows_allocates_what_the_readme_says(segment, most, monkeypatch):
+    q, k, v = torch.randn(1, 16384, 3, 8, 64).unbind(2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    cu = torch.arange(0, 16385, segment, dtype=torch.int32)
+    total = allocated(lambda: linear_attn(q, k, v, feature="elu1", cu_seqlens=cu))
+    assert total <= most * q.numel() * 4
+
+
 @pytest.mark.parametrize("norm", ["sum", "clamp", "mag", "sub"])
 @pytest.mark.parametrize("cu", [None, (0, 40, 41, 300)], ids=["rows", "segments"])
 def test_the_backward_keeps_only_inputs_and_states(cu, norm):

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import linzoo.vision
 from linzoo.vision.ravlt import to_official
@@ -227,6 +228,38 @@ def test_a_refused_classifier_leaves_the_model_unchanged(name, arguments, messag
 def test_a_misspelt_keyword_is_a_type_error(name):
     with pytest.raises(TypeError, match="dorp_path_rate"):
         timm.create_model(name, device="meta", dorp_path_rate=0.1)
+
+
+@pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])
+@pytest.mark.parametrize("mixer", ["zzzz", "", 3, None])
+def test_nothing_is_suggested_for_a_mixer_name_that_is_near_to_none(name, mixer):
+    with pytest.raises(ValueError, match="mixers: must be among") as refusal:
+        timm.create_model(name, device="meta", mixers=(mixer,) * 4)
+    assert "did you mean" not in str(refusal.value)
+
+
+class NoRope(nn.Module):
+    uses_rope = False
+
+
+@pytest.mark.parametrize(
+    ("name", "mixer", "error", "message"),
+    [
+        ("linear", NoRope, ValueError, "stand for a family's own mixer, got 'linear'"),
+        ("softmax", NoRope, ValueError, "'softmax' is already taken by SoftmaxMixer"),
+        ("", NoRope, ValueError, "must not be empty"),
+        (3, NoRope, TypeError, "name must be a string, got 3"),
+        (NoRope, NoRope, TypeError, "name must be a string, got <class"),
+        ("silent", nn.Identity, TypeError, "Identity must have a class attribute uses_rope"),
+        ("function", lambda x: x, TypeError, "'function' must be a subclass of nn.Module"),
+    ],
+    ids=str,
+)
+def test_a_mixer_that_cannot_be_registered_is_refused_and_not_registered(name, mixer, error, message):
+    before = linzoo.vision.mixer_names()
+    with pytest.raises(error, match=f"register_mixer: .*{message}"):
+        linzoo.vision.register_mixer(name)(mixer)
+    assert linzoo.vision.mixer_names() == before
 
 
 @pytest.mark.parametrize("name", ["ravlt_tiny", "l2vit_tiny"])

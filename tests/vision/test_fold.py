@@ -119,7 +119,7 @@ def test_a_model_in_training_mode_is_refused():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_model_without_numbers_is_refused(name):
     hollow = timm.create_model(name, device="meta", **SMALL).eval()
-    with pytest.raises(ValueError, match="fold: model must hold numbers to be folded, got .*'meta'"):
+    with pytest.raises(ValueError, match=r"fold: model must hold numbers to be folded, got .*'meta'"):
         fold(hollow)
 
 

@@ -1,7 +1,6 @@
 """L2ViT, arXiv 2501.16182: window attention and linear global attention in turn, in timm's interface."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import torch
 from timm.layers import calculate_drop_path_rates
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..backbone import Backbone
+from ..layers import check_listed
 from ..sizes import check_body, check_count
 from .blocks import GlobalBlock, WindowBlock
 from .mixer import LinearGlobalAttention, WindowAttention
@@ -207,10 +207,4 @@ def resolve_mixers(mixers: str | Sequence[str], stages: int) -> tuple[str, ...]:
     given = (mixers,) * stages if isinstance(mixers, str) else tuple(mixers)
     if len(given) != stages:
         raise ValueError(f"mixers: must be one name or one a stage ({stages}), got {given}")
-    for name in given:
-        if name not in MIXERS:
-            near = get_close_matches(str(name), MIXERS, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"mixers: must be among {', '.join(MIXERS)}, got {name!r}; did you mean {near!r}?"
-            )
-    return given
+    return tuple(check_listed(name, MIXERS) for name in given)

@@ -39,8 +39,8 @@ def _count(length: int, size: int) -> int:
 
 # While exporting or tracing, sizes are symbols. An axis as long as the number of windows of an image makes
 # torch.export ask whether that number is 1, and the exported program then runs for one answer only; a trace
-# keeps the answer to "does a window reach over the edge". So this form gathers by flat index from an axis that
-# holds the tokens of the whole batch.
+# keeps the answer to "does a window reach over the edge". So this form gathers by flat index from an axis
+# that holds the tokens of the whole batch.
 
 
 def _gather_windows(x: Tensor, size: int) -> Tensor:

@@ -5,7 +5,7 @@ from .depthwise import DepthwiseConv, ResidualDepthwiseConv
 from .ffn import ConvFfn
 from .gated_mixer import GatedMixer
 from .layer_scale import LayerScale
-from .mixers import check_mixer_name, make_mixer, mixer_names, register_mixer
+from .mixers import check_listed, check_mixer_name, make_mixer, mixer_names, register_mixer
 from .neck import Neck
 from .rope import Rope, rope_table, rotate
 from .stem import ConvStem, Downsample
@@ -21,6 +21,7 @@ __all__ = [
     "ResidualDepthwiseConv",
     "Rope",
     "SoftmaxMixer",
+    "check_listed",
     "check_mixer_name",
     "make_mixer",
     "mixer_names",

@@ -17,7 +17,7 @@ from ..segments import runs, segment_counts, tiles
 CACHE_ELEMENTS = 3 << 15
 DEVICE_ELEMENTS = 1 << 24  # elsewhere launches cost more than memory traffic
 SHORTEST = 32  # tokens that the cache must hold of all heads, or heads are taken in groups
-SHORT = 64  # tokens of a block even so: products over fewer cost more than what they miss in the cache
+SHORT = 48  # tokens of a block even so: products over fewer cost more than what they miss in the cache
 TILE_TOKENS = (8, 128)  # shortest and longest tile of a packed row
 
 

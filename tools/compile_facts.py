@@ -8,6 +8,7 @@ the code, not speeds. Importing this file imports neither torch nor triton.
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
@@ -175,14 +176,27 @@ def measure(job: Job, tile: Any = None) -> dict[str, Any]:
     return {**facts, "shared": shared, "tile": tile_name}
 
 
+def compilers() -> dict[str, str]:
+    """Versions of what compiles: triton (with its own LLVM for AMD), ptxas, and the ptxas for sm_100 on."""
+    import triton
+
+    found = {"triton": triton.__version__}
+    for tool in ("ptxas", "ptxas-blackwell"):
+        found[tool] = re.search(r"\bV(\d[\d.]*)", _text(_nvidia_tools() / tool, "--version"))[1]
+    return found
+
+
+def _nvidia_tools() -> Path:
+    import triton
+
+    return Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
 def nvidia_facts(cubin: bytes) -> dict[str, int]:
     """Registers, stack bytes, local accesses, tensor-core instructions, by tools that triton ships."""
     import tempfile
-    from pathlib import Path
 
-    import triton
-
-    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    tools = _nvidia_tools()
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .compile_facts import ARCHS, DTYPES, MODELS, Job, jobs, measure
+from .compile_facts import ARCHS, DTYPES, MODELS, Job, compilers, jobs, measure
 
 
 def thresholds_path() -> Path:
@@ -125,8 +125,15 @@ def run(args: argparse.Namespace) -> int:
     path = thresholds_path()
     table = json.loads(path.read_text())
     todo = jobs(tuple(args.model), tuple(args.dtype), tuple(args.arch))
+    versions = compilers()
+    if versions != table["compilers"]:
+        print(f"recorded with {table['compilers']}, these are {versions}", file=sys.stderr)
+        if args.update and len(todo) < len(jobs()):
+            print("kernel-report: --update with other compilers must be of all kernels", file=sys.stderr)
+            return 2
     found = report(todo, table, max(args.jobs, 1), args.update)
     if args.update:
+        table["compilers"] = versions
         order = {job.name: None for job in jobs()}  # kernels that are no longer on the list drop out
         table["facts"] = {name: table["facts"][name] for name in order if name in table["facts"]}
         path.write_text(dumps(table))

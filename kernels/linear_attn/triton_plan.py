@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import BackendError
 from ..triton_available import why_not
-from .triton_tiles import Tile, dot_precision, operand_size, tile_for
+from .triton_tiles import Tile, dot_precision, tile_for
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def common(
 ) -> tuple[Tile, dict]:
     key_dim, heads = x.shape[-1], x.shape[2]
     target = arch_of(x.device)
-    tile = tile_for(kernel, key_dim, value_dim, operand_size(x), target)
+    tile = tile_for(kernel, key_dim, value_dim, x.dtype, target)
     constants = {
         "H": heads,
         "D": key_dim,

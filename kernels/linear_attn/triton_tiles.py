@@ -21,7 +21,7 @@ class Tile:
     steps: int = 1
 
 
-# (kernel, bytes of an element, width class); the class is the larger of D and E, rounded up to 32, 64 or 128.
+# (kernel, bytes of a dot operand, width class): the larger of D and E, rounded up to 32, 64 or 128.
 TILES: dict[tuple[str, int, int], Tile] = {
     ("accumulate", 2, 32): Tile(64, 32, 32),
     ("accumulate", 2, 64): Tile(64, 64, 64),
@@ -51,14 +51,24 @@ TILES: dict[tuple[str, int, int], Tile] = {
 
 # The same, for one architecture where the row above leaves a few bytes of stack there.
 ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {
+    ("accumulate", 2, 64, "sm_80"): Tile(32, 64, 64),
     ("accumulate", 2, 128, "sm_80"): Tile(32, 64, 64, warps=8),
-    ("reduce_backward", 2, 128, "sm_80"): Tile(32, 64, 64, warps=8, stages=1),
+    ("reduce_backward", 2, 128, "sm_80"): Tile(32, 64, 64, warps=8),
     ("readout_forward", 2, 128, "sm_80"): Tile(64, 64, 64, warps=8, steps=4),
     ("readout_backward", 2, 128, "sm_80"): Tile(64, 64, 64, warps=8),
     ("readout_backward", 4, 64, "sm_90"): Tile(32, 32, 32, stages=1),
-    ("accumulate", 2, 32, "sm_100"): Tile(64, 32, 32, stages=3),
+    ("accumulate", 2, 32, "sm_100"): Tile(32, 32, 32),
     ("accumulate", 2, 128, "sm_100"): Tile(32, 64, 64, warps=8),
+    ("accumulate", 4, 32, "sm_100"): Tile(32, 32, 32, stages=3),
+    ("accumulate", 4, 64, "sm_100"): Tile(32, 64, 32, warps=8),
     ("reduce_backward", 4, 64, "sm_100"): Tile(16, 32, 32, stages=1),
+}
+
+# The same for float16 inputs, which otherwise have the rows of 4 bytes: their operands are float32.
+FLOAT16_TILES: dict[tuple[str, int, str], Tile] = {
+    ("reduce_backward", 64, "sm_80"): Tile(32, 32, 32, stages=1),
+    ("readout_backward", 64, "sm_80"): Tile(32, 32, 32, stages=1),
+    ("readout_backward", 128, "sm_80"): Tile(32, 32, 32, warps=8),
 }
 
 
@@ -72,16 +82,14 @@ def _padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def tile_for(kernel: str, key_dim: int, value_dim: int, itemsize: int, arch: str) -> Tile:
+def tile_for(kernel: str, key_dim: int, value_dim: int, dtype: torch.dtype, arch: str) -> Tile:
     """The shipped tile of a kernel; ``arch`` is "sm_80", "sm_90", "sm_100", "gfx942" or of their form."""
-    row = (kernel, itemsize, width_class(key_dim, value_dim))
+    width = width_class(key_dim, value_dim)
+    row = (kernel, 2 if dtype == torch.bfloat16 else 4, width)
     tile = ARCH_TILES.get((*row, arch), TILES[row])
+    if dtype == torch.float16:
+        tile = FLOAT16_TILES.get((kernel, width, arch), tile)
     return replace(tile, keys=min(tile.keys, _padded(key_dim)), values=min(tile.values, _padded(value_dim)))
-
-
-def operand_size(x: torch.Tensor) -> int:
-    """Bytes of a dot operand: float16 inputs are multiplied in float32, whose range their sums need."""
-    return 2 if x.dtype == torch.bfloat16 else 4
 
 
 def dot_precision(x: torch.Tensor, arch: str) -> str:

@@ -5,6 +5,7 @@ import timm
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from linzoo.kernels import linear_attn
 from linzoo.vision.layers import make_mixer, rope, rope_table, rotate
 from linzoo.vision.nalaformer.mixer import key_features, query_features
 from linzoo.vision.ravlt.mixer import key_weights
@@ -138,6 +139,36 @@ def test_float16_sums_over_a_large_grid_stay_in_range(name):
         expected = run_mixer(mixer, x, torch.float64, 200, 336)
         got = run_mixer(mixer, x, torch.float16, 200, 336)
     assert relative(got, expected) < 2e-3
+
+
+def elu1(x):
+    return torch.nn.functional.elu(x.double()) + 1
+
+
+def test_malas_difference_keeps_its_digits_for_large_queries_in_float16():
+    """y = u (1 + 1/z) - z mean(v): for large z two large numbers nearly cancel."""
+    q, k = (20 * torch.randn(1, 400, 2, 32)).half(), torch.randn(1, 400, 2, 32).half()
+    v = (torch.randn(1, 400, 2, 32) + 1).half()
+    z = torch.einsum("bnhd,bhd->bnh", elu1(q), elu1(k).mean(1)) * 32**-0.5
+    assert 90 < z.max() < 150
+    expected = linear_attn(q.double(), k.double(), v.double(), feature="elu1", norm="mag", eps=1e-6)
+    got = linear_attn(q, k, v, feature="elu1", norm="mag", eps=1e-6)
+    assert got.dtype == torch.float16
+    assert relative(got, expected) < 1e-3
+
+
+@pytest.mark.parametrize("norm", ["mag", "sum"])
+def test_an_eps_below_float16_still_counts_where_denominators_are_as_small(norm):
+    q, k = (torch.randn(2, 1, 60, 2, 16) - 8).half()  # phi = exp: a denominator of some 1e-6
+    v = torch.randn(1, 60, 2, 16).half()
+    z = torch.einsum("bnhd,bhd->bnh", elu1(q), elu1(k).mean(1))
+    assert 1e-7 < z.median() < 1e-5
+    wide = [t.double() for t in (q, k, v)]
+    expected = linear_attn(*wide, feature="elu1", norm=norm, eps=1e-6)
+    assert relative(linear_attn(q, k, v, feature="elu1", norm=norm, eps=1e-6), expected) < 3e-3
+    assert relative(linear_attn(*wide, feature="elu1", norm=norm, eps=0.0), expected) > 0.1, (
+        "eps matters here"
+    )
 
 
 def test_key_weights_in_float16_have_mean_one_over_many_tokens():

@@ -1,6 +1,6 @@
 """What timm asks of a model, asked of every variant.
 
-Slim models have a variant's widths and heads but few blocks, which keeps 17 variants within minutes; where a
+Slim models have a variant's widths and heads but few blocks, which keeps all variants within minutes; where a
 test says "published", the depth is the published one too. Images are 64 to 96 pixels.
 """
 
@@ -18,7 +18,9 @@ from torch import nn
 import linzoo.vision
 from linzoo.vision import FAMILIES
 
-NAMES = [name for family in FAMILIES for name in importlib.import_module(f"linzoo.vision.{family}").VARIANTS]
+MODULES = {family: importlib.import_module(f"linzoo.vision.{family}") for family in FAMILIES}
+NAMES = [name for module in MODULES.values() for name in module.VARIANTS]
+CONFIGURED = {name: cfg for module in MODULES.values() for name, cfg in module.default_cfgs.items()}
 every_variant = pytest.mark.parametrize("name", NAMES)
 
 
@@ -50,12 +52,12 @@ def image(*size, dtype=torch.float32):
     return torch.randn(*size, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(dtype)
 
 
-def test_there_are_seventeen_variants_and_timm_lists_them_by_family():
-    assert len(NAMES) == 17
-    for family in FAMILIES:
-        assert sorted(timm.list_models(module=family)) == sorted(
-            n for n in NAMES if n.startswith(family + "_")
-        )
+def test_timm_lists_every_variant_of_every_family_and_configures_each():
+    assert len(set(NAMES)) == len(NAMES) > 0
+    for family, module in MODULES.items():
+        assert module.VARIANTS and all(name.startswith(f"{family}_") for name in module.VARIANTS)
+        assert sorted(timm.list_models(module=family)) == sorted(module.VARIANTS)
+        assert set(module.default_cfgs) == set(module.VARIANTS)
         assert sorted(timm.list_models(f"{family}_*")) == sorted(timm.list_models(module=family))
     for name in NAMES:
         assert timm.is_model(name)
@@ -98,7 +100,7 @@ def test_the_configuration_describes_the_model(name):
     cfg = model.default_cfg
     assert cfg == model.pretrained_cfg and cfg["architecture"] == name
     assert cfg["paper_ids"].startswith("arXiv:") and cfg["origin_url"].startswith("https://github.com/")
-    assert cfg.get("license") == (None if name.startswith("mala") else "mit")  # MALA's authors state none
+    assert cfg.get("license") == CONFIGURED[name].default.license  # which one, the family's own test says
     classifier = model.get_submodule(cfg["classifier"])
     assert classifier is model.get_classifier()
     assert classifier.out_features == cfg["num_classes"] == model.num_classes == 1000
@@ -120,13 +122,17 @@ def test_data_configuration_is_the_authors_evaluation(name):
     assert data["crop_mode"] == ("squash" if at_384 else "center")
 
 
-def test_only_published_files_are_promised():
-    promised = {n.split(".")[0] for n in timm.list_pretrained() if n.split(".")[0] in NAMES}
-    assert promised == {n for n in NAMES if n.startswith(("ravlt", "l2vit"))}
-    for name in NAMES:
-        cfg = timm.get_pretrained_cfg(name)
-        assert bool(cfg.has_weights) == (name in promised)
-        assert all("top-1" in note for note in cfg.notes or ()), "published accuracy only"
+def test_weights_are_promised_where_a_source_is_configured_and_nowhere_else():
+    expected = set()
+    for name, configured in CONFIGURED.items():
+        for tag, cfg in configured.cfgs.items():
+            assert all("top-1" in note for note in cfg.notes or ()), "published accuracy only"
+            sourced = bool(cfg.url or cfg.hf_hub_id)
+            assert sourced == bool(cfg.has_weights)
+            if sourced:
+                assert cfg.license, "weights without a licence are not offered"
+                expected.add(f"{name}.{tag}" if tag else name)
+    assert {n for n in timm.list_pretrained() if n.split(".")[0] in NAMES} == expected
 
 
 @every_variant

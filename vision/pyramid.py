@@ -187,16 +187,6 @@ class Pyramid(Backbone):
         """Layer scales: vectors here, so timm exempts them anyhow (upstream's [1, C, 1, 1] did decay)."""
         return {name for name, _ in self.named_parameters() if name.endswith(".gamma")}
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Layer groups for layer-wise learning rates: stem, stages (or blocks), neck, head."""
-        blocks = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^neck", (99999,)),
-        ]
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
-
     def final(self, x: Tensor) -> Tensor:
         return self.neck(x)
 

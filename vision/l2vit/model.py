@@ -173,16 +173,6 @@ class L2ViT(Backbone):
         """Temperatures: vectors here, so timm exempts them in any case (upstream's [heads, 1, 1] decayed)."""
         return {name for name, _ in self.named_parameters() if name.endswith(".temperature")}
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Layer groups for layer-wise learning rates: stem, stages (or blocks), norm, head."""
-        blocks = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
-            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            (r"^norm", (99999,)),
-        ]
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else blocks}
-
     def final(self, x: Tensor) -> Tensor:
         return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 

@@ -253,7 +253,7 @@ class NoRope(nn.Module):
         ("silent", nn.Identity, TypeError, "Identity must have a class attribute uses_rope"),
         ("function", lambda x: x, TypeError, "'function' must be a subclass of nn.Module"),
     ],
-    ids=str,
+    ids=("alias", "taken", "empty", "number", "class", "silent", "function"),
 )
 def test_a_mixer_that_cannot_be_registered_is_refused_and_not_registered(name, mixer, error, message):
     before = linzoo.vision.mixer_names()

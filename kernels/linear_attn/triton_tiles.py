@@ -69,6 +69,10 @@ FLOAT16_TILES: dict[tuple[str, int, str], Tile] = {
     ("reduce_backward", 64, "sm_80"): Tile(32, 32, 32, stages=1),
     ("readout_backward", 64, "sm_80"): Tile(32, 32, 32, stages=1),
     ("readout_backward", 128, "sm_80"): Tile(32, 32, 32, warps=8),
+    ("readout_forward", 128, "sm_80"): Tile(32, 64, 32, warps=8, steps=4),
+    ("reduce_backward", 128, "sm_90"): Tile(64, 32, 32, warps=8, stages=1),
+    ("reduce_backward", 64, "sm_100"): Tile(32, 32, 32, stages=1),
+    ("reduce_backward", 128, "sm_100"): Tile(32, 32, 32, stages=1),
 }
 
 

@@ -152,9 +152,10 @@ def load_checkpoint(name: str, path: Path, whole: bool = False) -> dict[str, Ten
     if family_of(check_name(name)) is None:
         return tensors
     family = family_module(name)
-    ours = tensors if "stem.conv0.weight" in tensors else None
     fitting = family.checkpoint_filter_fn(tensors, meta_model(name))
-    return (ours or family.from_official(tensors)) if whole else fitting
+    if not whole:
+        return fitting
+    return family.from_official(tensors) if family.OFFICIAL.has(tensors) else tensors
 
 
 def model_with(name: str, tensors: Mapping[str, Tensor], source: str) -> nn.Module:

@@ -1,6 +1,6 @@
 """What timm expects of a backbone with a stem, stages and a pooled classifier."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from timm.layers import create_classifier
@@ -8,7 +8,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .sizes import check_head
-from .weights import rename_official
+from .weights import Official, rename_official
 
 
 class Backbone(nn.Module):
@@ -26,7 +26,8 @@ class Backbone(nn.Module):
     num_features: int
     head_hidden_size: int
     feature_info: list[dict]
-    from_official: Callable | None = None  # a family's converter, of models that were made by name
+    official: Official | None = None  # the family's file format, of models that were made by name
+    first_conv = "stem.conv0"
 
     def final(self, x: Tensor) -> Tensor:
         """Last stage's output to the map that is pooled, (B, C, H, W) -> (B, num_features, H, W)."""
@@ -60,8 +61,8 @@ class Backbone(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """torch's step of ``load_state_dict``; the authors' names and shapes are taken too."""
-        if self.from_official is not None:
-            rename_official(state_dict, prefix, self.from_official, type(self).__name__)
+        if self.official is not None:
+            rename_official(state_dict, prefix, self.official, type(self).__name__)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @torch.jit.ignore

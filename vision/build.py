@@ -1,7 +1,7 @@
 """From a variant table to timm's builder."""
 
 import argparse
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 from .backbone import Backbone
+from .weights import Official, filter_checkpoint
 
 
 def pretrained_cfg(**fields) -> dict:
@@ -31,8 +32,7 @@ def build(
     model_cls: type[Backbone],
     name: str,
     pretrained: bool,
-    filter_fn: Callable,
-    from_official: Callable,
+    official: Official,
     fixed: dict,
     given: dict,
 ) -> nn.Module:
@@ -42,8 +42,7 @@ def build(
         model_cls: Pyramid or another Backbone.
         name: registered name.
         pretrained: load the weights that the model's ``pretrained_cfg`` names.
-        filter_fn: the family's ``checkpoint_filter_fn``.
-        from_official: the family's, with which the model's ``load_state_dict`` takes the authors' names too.
+        official: the family's, with which timm's loading and ``load_state_dict`` take the authors' files.
         fixed, given: keyword arguments of the variant and of the caller.
     """
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
@@ -52,7 +51,7 @@ def build(
 
     def make(**kwargs) -> Backbone:
         model = model_cls(**kwargs)
-        model.from_official = from_official
+        model.official = official
         return model
 
     # timm allows a training script's argparse.Namespace beside the weights in a file, but not behind a url
@@ -61,7 +60,7 @@ def build(
             make,
             name,
             pretrained,
-            pretrained_filter_fn=filter_fn,
+            pretrained_filter_fn=partial(filter_checkpoint, official=official),
             feature_cfg=feature_cfg,
             **{**fixed, **given},
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .layers.rope import frequencies
 
-KNOWN = ("patch_embed.", "layers.")  # how official keys begin
+MARKS = r"^(patch_embed|layers)\."  # names that only the authors use
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

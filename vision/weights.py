@@ -2,7 +2,9 @@
 
 import argparse
 import pickle
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,9 +14,23 @@ from torch import Tensor, nn
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.")
 
-OFFICIAL = ("patch_embed.", "layers.", "downsample_layers.")  # how names begin that only the authors use
-
 StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Official:
+    """The format of a family's published files.
+
+    Args:
+        marks: a regular expression; a file is the authors' when it is found in one of the names.
+        rename: official names and shapes to ours; raises ValueError for names that it does not know.
+    """
+
+    marks: str
+    rename: Callable[[Mapping[str, Tensor]], StateDict]
+
+    def has(self, names: Iterable[str]) -> bool:
+        return any(re.search(self.marks, name) for name in names)
 
 
 def unwrap(checkpoint: Mapping) -> StateDict:
@@ -53,21 +69,8 @@ def _describe(value: object) -> str:
     return "an empty mapping" if empty else type(value).__name__
 
 
-def check_tensors(state_dict: Mapping[str, Tensor], known: tuple[str, ...], model_name: str) -> None:
-    """Refuses weights of another model and weights that are not finite.
-
-    Args:
-        state_dict: names to tensors.
-        known: beginnings of key names, official and ours, of which at least one must occur.
-        model_name: for the message.
-    Raises: ValueError.
-    """
-    if not any(key.startswith(known) for key in state_dict):
-        first = ", ".join(list(state_dict)[:3])
-        raise ValueError(
-            f"{model_name}: checkpoint must hold keys that begin with {', '.join(known)}; "
-            f"got {len(state_dict)} others ({first}, ...): another model's file?"
-        )
+def check_finite(state_dict: Mapping[str, Tensor], model_name: str) -> None:
+    """Raises ValueError when a tensor holds NaN or Inf; the message begins with ``model_name``."""
     filled = {k: v for k, v in state_dict.items() if v.is_floating_point() and not v.is_meta}
     bad = [k for k, v in filled.items() if not v.isfinite().all()]
     if bad:
@@ -77,21 +80,19 @@ def check_tensors(state_dict: Mapping[str, Tensor], known: tuple[str, ...], mode
         )
 
 
-def rename_official(
-    state_dict: dict[str, Tensor],
-    prefix: str,
-    from_official: Callable[[StateDict], StateDict],
-    model_name: str,
-) -> None:
+def rename_official(state_dict: dict[str, Tensor], prefix: str, official: Official, model_name: str) -> None:
     """In place: the authors' names behind ``prefix`` to ours; a state dict without any is left alone.
 
     Raises: ValueError for names that no official file has and, only where names are changed, NaN or Inf.
     """
-    if not any(key.startswith(tuple(prefix + start for start in OFFICIAL)) for key in state_dict):
+    weights = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    if not official.has(weights):
         return
-    weights = {k[len(prefix) :]: state_dict.pop(k) for k in list(state_dict) if k.startswith(prefix)}
-    check_tensors(weights, OFFICIAL, model_name)
-    for key, tensor in from_official(weights).items():
+    check_finite(weights, model_name)
+    renamed = official.rename(weights)
+    for key in weights:
+        del state_dict[prefix + key]
+    for key, tensor in renamed.items():
         if not key.startswith("out_norms."):
             state_dict[prefix + key] = tensor
 
@@ -122,43 +123,46 @@ def load_official(path: str | Path) -> StateDict:
         raise ValueError(f"checkpoint {str(path)!r} cannot be read, truncated? {error}") from error
 
 
-def filter_checkpoint(
-    state_dict: Mapping,
-    model: nn.Module,
-    *,
-    official: tuple[str, ...],
-    from_official: Callable[[StateDict], StateDict],
-) -> StateDict:
+def filter_checkpoint(state_dict: Mapping, model: nn.Module, official: Official) -> StateDict:
     """What a family's ``checkpoint_filter_fn`` does: authors' names or ours in, names of ``model`` out.
 
     Args:
         state_dict: a checkpoint, wrapped or not.
         model: the model to load into, or timm's features_only wrapper around it.
-        official: beginnings of key names that mark an official file.
-        from_official: maps official names to ours.
-    Returns: a state dict for ``model.load_state_dict``; ``stem.conv0`` and ``head`` may differ in shape from
-        the model's, as timm adapts them.
+        official: the family's.
+    Returns: a state dict for ``model.load_state_dict``; the first convolution and the classifier may differ
+        in shape from the model's, as timm adapts them.
     Raises: ValueError for another model's file, non-finite tensors, and missing or additional tensors.
     """
     name = type(model).__name__
     weights = unwrap(state_dict)
-    check_tensors(weights, (*official, "stem.", "stages."), name)
-    if any(k.startswith(official) for k in weights):
-        weights = from_official(weights)
-    dense = any(k.startswith("out_norms.") for k in weights)
-    weights = {k: v for k, v in weights.items() if not k.startswith("out_norms.")}
-
     inner = getattr(model, "model", None)  # timm's FeatureGetterNet holds the pruned backbone here
     wrapped = isinstance(inner, nn.Module) and not hasattr(model, "stages")
-    wanted = (inner if wrapped else model).state_dict()
+    body = inner if wrapped else model
+    wanted = body.state_dict()
+    theirs = official.has(weights)
+    if not theirs and not any(key in wanted for key in weights):
+        first = ", ".join(list(weights)[:3])
+        raise ValueError(
+            f"{name}: checkpoint must hold names of the model ({next(iter(wanted))}, ...) or of the authors' "
+            f"files; got {len(weights)} others ({first}, ...): another model's file?"
+        )
+    check_finite(weights, name)
+    if theirs:
+        weights = official.rename(weights)
+    dense = any(k.startswith("out_norms.") for k in weights)
+    weights = {k: v for k, v in weights.items() if not k.startswith("out_norms.")}
     if wrapped:
         weights = {k: v for k, v in weights.items() if k in wanted}
-    optional = ("head.", "neck.", "norm.") if dense else ("head.",)  # dense files have a norm a stage instead
-    _check_names(name, weights, wanted, optional)
+    # dense-prediction files have a norm a stage in the place of neck, last norm and classifier
+    optional = ("head.", "neck.", "norm.") if dense else ("head.",)
+    _check_names(name, weights, wanted, optional, getattr(body, "first_conv", "stem.conv0"))
     return {f"model.{k}": v for k, v in weights.items()} if wrapped else weights
 
 
-def _check_names(name: str, weights: StateDict, wanted: StateDict, optional: tuple[str, ...]) -> None:
+def _check_names(
+    name: str, weights: StateDict, wanted: StateDict, optional: tuple[str, ...], first_conv: str
+) -> None:
     missing = [k for k in wanted if k not in weights and not k.startswith(optional)]
     if missing:
         raise ValueError(
@@ -172,7 +176,7 @@ def _check_names(name: str, weights: StateDict, wanted: StateDict, optional: tup
             f"(first: {extra[0]})"
         )
     for key, tensor in weights.items():
-        adapted = key.startswith("head.") or key == "stem.conv0.weight"
+        adapted = key.startswith("head.") or key == f"{first_conv}.weight"
         if not adapted and tensor.shape != wanted[key].shape:
             raise ValueError(
                 f"{name}: {key} must have shape {tuple(wanted[key].shape)}, got {tuple(tensor.shape)}: "

@@ -3,12 +3,13 @@
 from timm.models import generate_default_cfgs, register_model
 
 from ..build import build, pretrained_cfg
-from .convert import checkpoint_filter_fn, from_official, to_official
+from .convert import OFFICIAL, checkpoint_filter_fn, from_official, to_official
 from .mixer import LinearGlobalAttention, LocalConcentration, WindowAttention
 from .model import L2ViT
 from .variants import VARIANTS
 
 __all__ = [
+    "OFFICIAL",
     "VARIANTS",
     "L2ViT",
     "LinearGlobalAttention",
@@ -54,7 +55,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(name: str, pretrained: bool, given: dict) -> L2ViT:
     fixed = VARIANTS[name].kwargs()
-    return build(L2ViT, name, pretrained, checkpoint_filter_fn, from_official, fixed, given)
+    return build(L2ViT, name, pretrained, OFFICIAL, fixed, given)
 
 
 @register_model

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..weights import StateDict, filter_checkpoint
-
-OFFICIAL = ("downsample_layers.",)  # how keys begin that only the authors' files have
+from ..weights import Official, StateDict, filter_checkpoint
 
 # The authors' key to ours. Every pattern is anchored, so that the longer name of the stem cannot match twice.
 _RULES = (
@@ -71,6 +69,9 @@ def _rename(state_dict: Mapping[str, Tensor], rules: tuple[tuple[str, str], ...]
     return renamed
 
 
+OFFICIAL = Official(marks=r"^downsample_layers\.", rename=from_official)
+
+
 def checkpoint_filter_fn(state_dict: Mapping, model: nn.Module) -> StateDict:
     """For timm: a checkpoint in the official format or ours, wrapped or not, to what ``model`` loads."""
-    return filter_checkpoint(state_dict, model, official=OFFICIAL, from_official=from_official)
+    return filter_checkpoint(state_dict, model, OFFICIAL)

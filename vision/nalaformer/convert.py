@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import official
 from ..variant import head_dims_of
-from ..weights import filter_checkpoint
+from ..weights import Official, filter_checkpoint
 from .variants import VARIANTS
 
 NAMES = official.OfficialNames(
@@ -26,6 +26,9 @@ def to_official(
     return official.to_official(state_dict, NAMES, head_dims or head_dims_of(state_dict, VARIANTS))
 
 
+OFFICIAL = Official(marks=official.MARKS, rename=from_official)
+
+
 def checkpoint_filter_fn(state_dict: Mapping, model: nn.Module) -> dict[str, Tensor]:
     """For timm: a checkpoint in the official format or ours, wrapped or not, to what ``model`` loads."""
-    return filter_checkpoint(state_dict, model, official=official.KNOWN, from_official=from_official)
+    return filter_checkpoint(state_dict, model, OFFICIAL)

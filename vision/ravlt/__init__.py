@@ -4,11 +4,12 @@ from timm.models import generate_default_cfgs, register_model
 
 from ..build import build, pretrained_cfg
 from ..pyramid import Pyramid
-from .convert import checkpoint_filter_fn, from_official, to_official
+from .convert import OFFICIAL, checkpoint_filter_fn, from_official, to_official
 from .mixer import RankAugmentedMixer
 from .variants import VARIANTS
 
 __all__ = [
+    "OFFICIAL",
     "VARIANTS",
     "RankAugmentedMixer",
     "checkpoint_filter_fn",
@@ -48,7 +49,7 @@ default_cfgs = generate_default_cfgs(
 
 def _create(name: str, pretrained: bool, given: dict) -> Pyramid:
     fixed = {**VARIANTS[name].kwargs(), **_FAMILY}
-    return build(Pyramid, name, pretrained, checkpoint_filter_fn, from_official, fixed, given)
+    return build(Pyramid, name, pretrained, OFFICIAL, fixed, given)
 
 
 @register_model

@@ -1,0 +1,1 @@
+"""Recipes: `vision/*.toml` for `linzoo train`, `detection/*.py` for mmdetection."""

@@ -33,7 +33,9 @@ def settings(quick: bool) -> dict:
 def run(context: Context) -> dict:
     began = time.process_time()
     photo = photograph(context.settings["side"])
-    mixers = [m for m in digits.MIXERS if m in context.settings["digits"]["mixers"] and m != "softmax"]
+    from .rows import ROWS
+
+    mixers = [m for m in context.settings["digits"]["mixers"] if m in ROWS and m != "softmax"]
     with one_thread():
         maps = {mixer: weight_maps(mixer, photo, context) for mixer in ("softmax", *mixers)}
     queries = []
@@ -158,4 +160,4 @@ def caption(cell: dict) -> str:
         f", {100 * cell['negative']:.0f} % of the magnitude negative" if cell["negative"] > 0.005 else ""
     )
     half = f"half the weight on {100 * cell['half']:.0f} % of the tokens"
-    return f"<b>{digits.MIXERS[cell['mixer']]}</b><br>sum {cell['sum']:.2f}{negative}; {half}"
+    return f"<b>{digits.label(cell['mixer'])}</b><br>sum {cell['sum']:.2f}{negative}; {half}"

@@ -7,12 +7,30 @@ from .context import Context, one_thread
 
 NAME = "digits"
 TITLE = "Training: each mixer learns handwritten digits"
-MIXERS = {"rala": "RALA", "mala": "MALA", "nala": "NaLa", "l2": "L2ViT", "softmax": "softmax"}
+LABELS = {
+    "rala": "RALA",
+    "mala": "MALA",
+    "nala": "NaLa",
+    "l2": "L2ViT",
+    "inline": "InLine",
+    "lightnet": "LightNet",
+}
+
+
+def mixers() -> list[str]:
+    """Every registered linear mixer, and plain softmax, what they are compared with, as the last."""
+    from ...vision import mixer_names
+
+    return [*(name for name in mixer_names() if not name.endswith("softmax")), "softmax"]
+
+
+def label(mixer: str) -> str:
+    return LABELS.get(mixer, mixer)
 
 
 def settings(quick: bool) -> dict:
     return {
-        "mixers": ["rala", "softmax"] if quick else list(MIXERS),
+        "mixers": ["rala", "softmax"] if quick else mixers(),
         "dims": [32, 64, 96],
         "depths": [1, 1, 1],
         "heads": [2, 4, 6],
@@ -62,7 +80,7 @@ def draw_accuracy(path: Path, rows: list[dict]) -> None:
                 errors,
                 line,
                 color=colours[row["mixer"]],
-                label=row["mixer"],
+                label=label(row["mixer"]),
                 lw=1.8,
             )
         axes.set_yscale("log")
@@ -137,12 +155,12 @@ def html(section: dict, folder: Path) -> str:
 
 def table_row(row: dict) -> tuple[str, ...]:
     accuracy, seconds = f"{100 * row['accuracy']:.1f} %", f"{row['cpu_seconds']:.0f} s"
-    return MIXERS[row["mixer"]], accuracy, f"{row['parameters']:,}", seconds
+    return label(row["mixer"]), accuracy, f"{row['parameters']:,}", seconds
 
 
 def caption(missed: dict) -> str:
     answers: dict[int, list[str]] = {}
     for mixer, answer in missed["answers"].items():
-        answers.setdefault(answer, []).append(mixer)
+        answers.setdefault(answer, []).append(label(mixer))
     said = "; ".join(f"{answer}: {', '.join(mixers)}" for answer, mixers in answers.items())
     return f"is {missed['digit']}, taken for {said}"

@@ -13,9 +13,26 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
+
+class Colours(dict):
+    """A colour for each mixer; one that is not listed gets the next spare one, the same on every picture."""
+
+    SPARE = ("#0f766e", "#7c3aed", "#be123c", "#a16207")
+
+    def __missing__(self, mixer: str) -> str:
+        self[mixer] = self.SPARE[len(self) % len(self.SPARE)]
+        return self[mixer]
+
+
 # Colour-blind safe (Okabe and Ito), one colour a mixer on every picture; the dark version lightens them.
-COLOURS = {"rala": "#0072b2", "mala": "#009e73", "nala": "#d55e00", "l2": "#b0709a", "softmax": "#6b7280"}
-DARK = {"rala": "#56b4e9", "mala": "#3fd3ab", "nala": "#ff9a4d", "l2": "#e3a6cd", "softmax": "#b6bec9"}
+COLOURS = Colours(
+    rala="#0072b2", mala="#009e73", nala="#d55e00", l2="#b0709a", inline="#c08a00", lightnet="#3a9bdc",
+    softmax="#6b7280",
+)  # fmt: skip
+DARK = Colours(
+    rala="#56b4e9", mala="#3fd3ab", nala="#ff9a4d", l2="#e3a6cd", inline="#f0c04a", lightnet="#a5d8ff",
+    softmax="#b6bec9",
+)  # fmt: skip
 THEMES = {
     ".png": {"ink": "#1c2024", "soft": "#5c646d", "grid": "#d9dee3", "back": "#ffffff", "colours": COLOURS},
     ".dark.png": {"ink": "#e6e9ec", "soft": "#9aa4ae", "grid": "#343b42", "back": "#14171a", "colours": DARK},

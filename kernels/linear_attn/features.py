@@ -59,7 +59,11 @@ class _Elu1(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (2j, 2j + 1) of the last axis of ``x`` (..., N, H, D) by tables (N, D)."""
-    pairs = x.unflatten(-1, (-1, 2))
-    turned = torch.stack((-pairs[..., 1], pairs[..., 0]), -1).flatten(-2)
-    return x * cos.unsqueeze(-2) + turned * sin.unsqueeze(-2)
+    """Turns the pairs (2j, 2j + 1) of the last axis of ``x`` (..., N, H, D) by tables (N, D).
+
+    out_{2j} = x_{2j} cos - x_{2j+1} sin,  out_{2j+1} = x_{2j+1} cos + x_{2j} sin, in the tables' precision.
+    """
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-odd, even), -1).flatten(-2)
+    return torch.addcmul(x * cos, turned.to(sin.dtype), sin)

@@ -12,6 +12,8 @@ import threading
 import torch
 from torch import Tensor
 
+from ...kernels.linear_attn.features import rotate as turn
+
 Rope = tuple[Tensor, Tensor]
 
 # Here and not in buffers: .half() would round a buffer, and the phase error grows with the position.
@@ -84,11 +86,5 @@ def _build(
 
 
 def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Turns the interleaved pairs (2j, 2j + 1) of ``x`` (B, N, H, D) by tables (N, D); same shape and dtype.
-
-    out_{2j} = x_{2j} cos - x_{2j+1} sin,  out_{2j+1} = x_{2j+1} cos + x_{2j} sin, in the tables' precision.
-    """
-    cos, sin = rope[0].unsqueeze(-2), rope[1].unsqueeze(-2)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), -1).flatten(-2)
-    return torch.addcmul(x * cos, turned.to(sin.dtype), sin).to(x.dtype)
+    """Turns the interleaved pairs of ``x`` (B, N, H, D) by tables (N, D); same shape and dtype."""
+    return turn(x, *rope).to(x.dtype)

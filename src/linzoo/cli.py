@@ -1,8 +1,9 @@
 """The ``linzoo`` command: one subcommand a module of ``linzoo.tools``, imported only when it is called.
 
-A command's module has ``add_arguments(parser)`` and ``run(args) -> int`` and imports torch inside ``run``, so
-``linzoo --help`` and ``linzoo COMMAND --help`` stay light. Exit status: 0 done, 1 the command found a fault,
-2 the request could not be served (one line on stderr says why), 130 interrupted.
+A command's module has ``add_arguments(parser)`` and ``run(args) -> int`` (and ``defaults_from``, if it takes
+recipes) and imports torch inside ``run``, so ``linzoo --help`` and ``linzoo COMMAND --help`` stay light.
+Exit status: 0 done, 1 the command found a fault, 2 the request could not be served (one line on stderr says
+why), 130 interrupted.
 """
 
 import argparse
@@ -19,6 +20,7 @@ COMMANDS = {
     "demo": ("demo", "train small pyramids, time large pictures, draw attention: runs/demo/index.html"),
     "list": ("list_models", "list the models, by pattern or by family"),
     "info": ("info", "one model: card, parameters, multiply-adds, where weights come from"),
+    "train": ("train", "train or fine-tune a model, with timm's flags or a recipe"),
     "predict": ("predict", "classify pictures with a model and a weight file"),
     "convert": ("convert", "turn an authors' weight file into ours, or back"),
     "bench": ("bench", "time the kernels or the models on this machine"),
@@ -26,8 +28,13 @@ COMMANDS = {
 }
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """The parser; only ``command``'s own arguments are filled in, so that no other command is imported."""
+def build_parser(command: str | None = None, words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser; only ``command``'s own arguments are filled in, so that no other command is imported.
+
+    Args:
+        words: the command line; a command that has ``defaults_from(words, parser) -> dict`` reads a recipe
+            there, whose values become defaults: flags win wherever they stand.
+    """
     parser = argparse.ArgumentParser(
         prog="linzoo",
         description="Vision backbones whose token mixing costs O(N).",
@@ -43,6 +50,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
             tool = importlib.import_module(f"linzoo.tools.{module}")
             tool.add_arguments(sub)
             sub.set_defaults(run=tool.run)
+            if hasattr(tool, "defaults_from"):
+                sub.set_defaults(**tool.defaults_from(words, sub))
     return parser
 
 
@@ -57,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     debug = "--debug" in argv
     try:
-        args = build_parser(command).parse_args(argv)
+        args = build_parser(command, argv).parse_args(argv)
         return args.run(args)
     except KeyboardInterrupt:
         print(f"linzoo {command}: interrupted", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Training of classifiers: what ``linzoo train`` is made of."""

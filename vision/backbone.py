@@ -8,26 +8,22 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .sizes import check_head
-from .weights import Official, rename_official
+from .timm_model import TimmModel
 
 
-class Backbone(nn.Module):
+class Backbone(TimmModel):
     """timm's interface over ``self.stem``, ``self.stages`` (nn.Sequential) and ``self.final``; maps are NCHW.
 
     A subclass sets ``in_chans``, ``stem``, ``stages``, ``feature_info``, ``num_features`` and
     ``head_hidden_size``, and calls ``build_head``; it defines ``final`` (what stands between the last
-    stage and pooling) and ``drop_final``. ``torch.compile``, ``torch.export`` and ``torch.jit.trace`` work,
-    ``torch.jit.script``, which torch deprecates, does not.
+    stage and pooling) and ``drop_final``.
     """
 
     stem: nn.Module
     stages: nn.Sequential
-    in_chans: int
-    num_features: int
-    head_hidden_size: int
-    feature_info: list[dict]
-    official: Official | None = None  # the family's file format, of models that were made by name
     first_conv = "stem.conv0"
+    feature_indices = (0, 1, 2, 3)
+    final_is_norm = False  # whether ``final`` is what timm means by norm=True of ``forward_intermediates``
 
     def final(self, x: Tensor) -> Tensor:
         """Last stage's output to the map that is pooled, (B, C, H, W) -> (B, num_features, H, W)."""
@@ -37,6 +33,10 @@ class Backbone(nn.Module):
         """Takes ``final`` out: it becomes the identity."""
         raise NotImplementedError
 
+    @property
+    def pool_type(self) -> str:
+        return self.global_pool.pool_type
+
     def build_head(
         self,
         num_classes: int,
@@ -45,11 +45,6 @@ class Backbone(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Pooling, dropout and the classifier ``head``; num_classes=0 leaves the classifier out.
-
-        Raises: ValueError, with the model unchanged, for a negative or fractional num_classes, a drop_rate
-            outside [0, 1), a pooling that timm does not have, and a classifier without pooling.
-        """
         check_head(type(self).__name__, num_classes, global_pool, drop_rate)
         parts = create_classifier(
             self.num_features, num_classes, global_pool, drop_rate=drop_rate, device=device, dtype=dtype
@@ -59,31 +54,11 @@ class Backbone(nn.Module):
         self.num_classes, self.drop_rate = num_classes, drop_rate
         self.global_pool, self.head_drop, self.head = parts
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """torch's step of ``load_state_dict``; the authors' names and shapes are taken too."""
-        if self.official is not None:
-            rename_official(state_dict, prefix, self.official, type(self).__name__)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        """The classifier, nn.Linear, or nn.Identity when there is none."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replaces the classifier by a fresh one of ``num_classes``; global_pool None keeps the pooling.
-
-        Raises: ValueError, with the model unchanged; see ``build_head``.
-        """
-        pool = self.global_pool.pool_type if global_pool is None else global_pool
-        like = next(self.parameters())
-        self.build_head(num_classes, pool, self.drop_rate, device=like.device, dtype=like.dtype)
-
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """Layer groups for layer-wise learning rates: stem, stages (or blocks), neck or norm, head."""
         blocks = [
-            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.(?:downsample|pos_embed)", (0,)),
             (r"^stages\.(\d+)\.blocks\.(\d+)", None),
             (r"^(?:neck|norm)\.", (99999,)),
         ]
@@ -95,14 +70,6 @@ class Backbone(nn.Module):
         for stage in self.stages:
             stage.grad_checkpointing = enable
 
-    def check_image(self, x: Tensor) -> None:
-        """A ValueError that names the shape, unless x is (B, in_chans, H, W) with B, H, W > 0."""
-        if x.ndim != 4 or x.shape[1] != self.in_chans or 0 in x.shape:
-            raise ValueError(
-                f"{type(self).__name__}: image must be (B, {self.in_chans}, H, W) with B, H, W > 0, "
-                f"got {tuple(x.shape)}"
-            )
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Image (B, in_chans, H, W) -> unpooled (B, num_features, H / 32, W / 32)."""
         self.check_image(x)
@@ -112,10 +79,6 @@ class Backbone(nn.Module):
         """Output of ``forward_features`` -> logits (B, num_classes); pre_logits: the classifier's input."""
         x = self.head_drop(self.global_pool(x))
         return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Image (B, in_chans, H, W) -> logits (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
         self,
@@ -131,7 +94,7 @@ class Backbone(nn.Module):
         Args:
             x: image (B, in_chans, H, W).
             indices: stages to return; an int n means the last n, None all.
-            norm: accepted for timm; stage outputs have no norm of their own.
+            norm: the final norm on the last stage's map, in models that end with one.
             stop_early: skip the stages after the last one asked for.
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: leave out the final map.
@@ -148,7 +111,9 @@ class Backbone(nn.Module):
                 break
             x = stage(x)
             if i in take:
-                maps.append(x if output_fmt == "NCHW" else x.permute(0, 2, 3, 1))
+                normed = norm and self.final_is_norm and i == len(self.stages) - 1
+                kept = self.final(x) if normed else x
+                maps.append(kept if output_fmt == "NCHW" else kept.permute(0, 2, 3, 1))
         if intermediates_only:
             return maps
         return (self.final(x) if i == len(self.stages) - 1 else x), maps

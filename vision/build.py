@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 from .backbone import Backbone
+from .timm_model import TimmModel
 from .weights import Official, filter_checkpoint
 
 
@@ -29,7 +30,7 @@ def pretrained_cfg(**fields) -> dict:
 
 
 def build(
-    model_cls: type[Backbone],
+    model_cls: type[TimmModel],
     name: str,
     pretrained: bool,
     official: Official,
@@ -39,17 +40,19 @@ def build(
     """A model through timm's builder: the variant's keyword arguments, overridden by the caller's.
 
     Args:
-        model_cls: Pyramid or another Backbone.
+        model_cls: Pyramid or another Backbone, or an Isotropic.
         name: registered name.
         pretrained: load the weights that the model's ``pretrained_cfg`` names.
         official: the family's, with which timm's loading and ``load_state_dict`` take the authors' files.
         fixed, given: keyword arguments of the variant and of the caller.
     """
-    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-    if "feature_cls" in given:  # timm's other extractors look for "stages.0" one level down
+    feature_cfg = {"out_indices": model_cls.feature_indices, "feature_cls": "getter"}
+    if "feature_cls" in given and issubclass(
+        model_cls, Backbone
+    ):  # timm's other extractors look for "stages.0" one level down
         feature_cfg["flatten_sequential"] = True
 
-    def make(**kwargs) -> Backbone:
+    def make(**kwargs) -> TimmModel:
         model = model_cls(**kwargs)
         model.official = official
         return model

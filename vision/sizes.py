@@ -18,12 +18,14 @@ def check_rate(owner: str, name: str, value: object) -> None:
         raise ValueError(f"{owner}: {name} must be a number in [0, 1), got {value!r}")
 
 
-def check_head(owner: str, num_classes: int, global_pool: str, drop_rate: float) -> None:
-    """What a classifier is built with; a classifier needs pooling."""
+def check_head(
+    owner: str, num_classes: int, global_pool: str, drop_rate: float, pools: tuple[str, ...] = POOLS
+) -> None:
+    """What a classifier is built with; a classifier needs pooling, one of ``pools``."""
     check_count(owner, "num_classes", num_classes, least=0)
     check_rate(owner, "drop_rate", drop_rate)
-    if global_pool not in ("", *POOLS):
-        raise ValueError(f"{owner}: global_pool must be among '', {', '.join(POOLS)}, got {global_pool!r}")
+    if global_pool not in ("", *pools):
+        raise ValueError(f"{owner}: global_pool must be among '', {', '.join(pools)}, got {global_pool!r}")
     if num_classes > 0 and not global_pool:
         raise ValueError(
             f"{owner}: global_pool must not be empty with a classifier (num_classes={num_classes}), got ''"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict", "module")
@@ -136,9 +137,8 @@ def filter_checkpoint(state_dict: Mapping, model: nn.Module, official: Official)
     """
     name = type(model).__name__
     weights = unwrap(state_dict)
-    inner = getattr(model, "model", None)  # timm's FeatureGetterNet holds the pruned backbone here
-    wrapped = isinstance(inner, nn.Module) and not hasattr(model, "stages")
-    body = inner if wrapped else model
+    wrapped = isinstance(model, FeatureGetterNet)
+    body = model.model if wrapped else model  # the pruned backbone
     wanted = body.state_dict()
     theirs = official.has(weights)
     if not theirs and not any(key in wanted for key in weights):
@@ -154,6 +154,8 @@ def filter_checkpoint(state_dict: Mapping, model: nn.Module, official: Official)
     weights = {k: v for k, v in weights.items() if not k.startswith("out_norms.")}
     if wrapped:
         weights = {k: v for k, v in weights.items() if k in wanted}
+    fit = getattr(body, "fit_weights", None)  # tables that depend on the image size
+    weights = fit(weights) if fit else weights
     # dense-prediction files have a norm a stage in the place of neck, last norm and classifier
     optional = ("head.", "neck.", "norm.") if dense else ("head.",)
     _check_names(name, weights, wanted, optional, getattr(body, "first_conv", "stem.conv0"))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from timm.layers import calculate_drop_path_rates
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -78,6 +77,8 @@ class L2ViT(Backbone):
     Raises: ValueError for sizes below 1, rates outside [0, 1), stage counts that differ, heads that do not
         divide, unknown mixers.
     """
+
+    final_is_norm = True
 
     def __init__(
         self,
@@ -178,18 +179,6 @@ class L2ViT(Backbone):
 
     def drop_final(self) -> None:
         self.norm = nn.Identity().train(self.training)
-
-    def forward_intermediates(
-        self, x: Tensor, indices=None, norm: bool = False, stop_early: bool = False, output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:  # fmt: skip
-        """As in ``Backbone``; norm=True puts the final LayerNorm on the last stage's map."""
-        out = super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only)
-        maps = out if intermediates_only else out[1]
-        last = len(self.stages) - 1
-        if norm and last in feature_take_indices(last + 1, indices)[0]:
-            maps[-1] = self.final(maps[-1]) if output_fmt == "NCHW" else self.norm(maps[-1])
-        return out
 
 
 def resolve_mixers(mixers: str | Sequence[str], stages: int) -> tuple[str, ...]:

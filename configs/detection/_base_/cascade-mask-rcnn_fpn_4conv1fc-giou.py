@@ -1,0 +1,34 @@
+"""mmdetection's Cascade Mask R-CNN on a LinzooBackbone: box heads of four convolutions, GIoU loss.
+
+The heads are those that Swin and ConvNeXt train with; the published parameter counts of RAVLT fit no others.
+"""
+
+_base_ = __import__("linzoo.configs.mmdet_bases", fromlist=["_"]).mmdet_base(
+    "models/cascade-mask-rcnn_r50_fpn.py"
+)
+box_stds = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067])
+model = dict(
+    backbone=dict(_delete_=True, type="LinzooBackbone", out_indices=(0, 1, 2, 3)),
+    roi_head=dict(
+        bbox_head=[
+            dict(
+                type="ConvFCBBoxHead",
+                num_shared_convs=4,
+                num_shared_fcs=1,
+                in_channels=256,
+                conv_out_channels=256,
+                fc_out_channels=1024,
+                roi_feat_size=7,
+                num_classes=80,
+                bbox_coder=dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=stds),
+                reg_class_agnostic=False,
+                reg_decoded_bbox=True,
+                norm_cfg=dict(type="SyncBN", requires_grad=True),
+                loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=False, loss_weight=1.0),
+                loss_bbox=dict(type="GIoULoss", loss_weight=10.0),
+            )
+            for stds in box_stds
+        ]
+    ),
+)
+del box_stds

@@ -1,0 +1,29 @@
+"""Cascade Mask R-CNN, RAVLT-S, 36 epochs.
+
+Command:   linzoo train-detection cascade-mask-rcnn_ravlt-small_fpn_4conv1fc-giou_ms-crop-3x_coco
+Published: box AP 54.2, mask AP 46.8 (README of github.com/qhfan/RALA)
+Here:      not run
+"""
+
+_base_ = [
+    "./_base_/cascade-mask-rcnn_fpn_4conv1fc-giou.py",
+    "./_base_/coco_instance_ms-crop.py",
+    "./_base_/schedule_3x.py",
+    "./_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        model_name="ravlt_small",
+        drop_path_rate=0.15,
+        out_norms=1e-6,
+        pretrained=True,  # ImageNet-1k weights from the Hugging Face hub
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
+optim_wrapper = dict(
+    type="AmpOptimWrapper",
+    dtype="float16",
+    optimizer=dict(lr=1e-4),
+    paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}, norm_decay_mult=0.0),
+)
+sync_bn = "torch"

@@ -1,0 +1,12 @@
+"""Mask R-CNN, MALA-L, 12 epochs.
+
+Command:   linzoo train-detection mask-rcnn_mala-large_fpn_1x_coco
+Published: none in the authors' README (github.com/qhfan/MALA)
+Here:      not run
+"""
+
+_base_ = "./mask-rcnn_mala-tiny_fpn_1x_coco.py"
+model = dict(
+    backbone=dict(model_name="mala_large", drop_path_rate=0.55),
+    neck=dict(in_channels=[96, 192, 448, 640]),
+)

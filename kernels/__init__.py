@@ -12,14 +12,22 @@ if __name__ == "kernels":  # the checkout's root is on sys.path: hand over to Py
         sys.modules["kernels"] = _mod = module_from_spec(_spec)
         _spec.loader.exec_module(_mod)
 else:
+    from .decay_scan import MaxState, decay_scan
     from .errors import BackendError, ShapeError
+    from .key_softmax import KeySoftmaxState, key_softmax_attn, key_softmax_readout, key_softmax_reduce
     from .linear_attn import LinState, feature_map, lin_readout, lin_reduce, linear_attn
 
     __all__ = [
         "BackendError",
+        "KeySoftmaxState",
         "LinState",
+        "MaxState",
         "ShapeError",
+        "decay_scan",
         "feature_map",
+        "key_softmax_attn",
+        "key_softmax_readout",
+        "key_softmax_reduce",
         "lin_readout",
         "lin_reduce",
         "linear_attn",

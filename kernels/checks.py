@@ -38,6 +38,13 @@ def check_number(
         raise ValueError(f"{op}: {name} must be >= {least:g}, got {value}")
 
 
+def check_integer(op: str, name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{op}: {name} must be >= {least}, got {value}")
+
+
 def check_tensor(op: str, name: str, x: object, layout: str, rank: int) -> None:
     """A tensor of that rank with no empty dimension."""
     if not isinstance(x, Tensor):

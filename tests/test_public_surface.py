@@ -10,9 +10,15 @@ SURFACE = {
     "linzoo": {"__version__"},
     "linzoo.kernels": {
         "BackendError",
+        "KeySoftmaxState",
         "LinState",
+        "MaxState",
         "ShapeError",
+        "decay_scan",
         "feature_map",
+        "key_softmax_attn",
+        "key_softmax_readout",
+        "key_softmax_reduce",
         "lin_readout",
         "lin_reduce",
         "linear_attn",
@@ -47,7 +53,7 @@ def test_every_promised_callable_is_documented(package):
             assert value.__doc__, f"{package}.{name} has no docstring"
 
 
-@pytest.mark.parametrize("name", ["linear_attn", "lin_reduce", "lin_readout", "feature_map"])
+@pytest.mark.parametrize("name", ["linear_attn", "lin_reduce", "lin_readout", "feature_map", "decay_scan"])
 def test_the_ops_are_typed(name):
     signature = inspect.signature(getattr(importlib.import_module("linzoo.kernels"), name))
     assert signature.return_annotation is not inspect.Signature.empty

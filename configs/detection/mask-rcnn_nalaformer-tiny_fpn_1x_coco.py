@@ -1,0 +1,24 @@
+"""Mask R-CNN, NaLaFormer-T, 12 epochs.
+
+Command:   linzoo train-detection mask-rcnn_nalaformer-tiny_fpn_1x_coco
+Published: none; the settings are ours
+Here:      not run
+"""
+
+_base_ = [
+    "./_base_/mask-rcnn_fpn.py",
+    "./_base_/coco_instance.py",
+    "./_base_/schedule_1x.py",
+    "./_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        model_name="nalaformer_tiny",
+        drop_path_rate=0.1,
+        out_norms=1e-6,
+        pretrained=False,  # none published: --cfg-options model.backbone.pretrained=FILE
+    ),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}, norm_decay_mult=0.0))
+sync_bn = "torch"

@@ -1,0 +1,29 @@
+"""RetinaNet, EfficientViM-M1, 12 epochs.
+
+Command:   linzoo train-detection retinanet_efficientvim-m1_sfp_1x_coco
+Published: none; the settings are ours
+Here:      not run
+"""
+
+_base_ = [
+    "./_base_/retinanet_fpn.py",
+    "./_base_/coco_detection.py",
+    "./_base_/schedule_1x.py",
+    "./_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        model_name="efficientvim_m1",
+        out_indices=(0, 1, 2),
+        pretrained=True,  # timm's ImageNet-1k weights from the Hugging Face hub
+    ),
+    neck=dict(
+        _delete_=True,
+        type="SimpleFeaturePyramid",
+        in_channels=[128, 192, 320],
+        in_strides=[16, 32, 64],
+        out_strides=(8, 16, 32, 64, 128),
+    ),
+)
+optim_wrapper = dict(paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}, norm_decay_mult=0.0))
+sync_bn = "torch"

@@ -87,13 +87,13 @@ class LinState:
         n = self.n.clone()
         dist.all_reduce(n, group=group)
         if not self.centered:
-            S, s, m = _sum_over(group, self.S, self.s, self.m)
+            S, s, m = sum_over(group, self.S, self.s, self.m)
             return LinState(S, s, m, n, False)
-        s, m = _sum_over(group, self.s, self.m)
+        s, m = sum_over(group, self.s, self.m)
         total = LinState(self.S, s, m, n, True)
         key_gap, value_gap = (a - b for a, b in zip(self._means(), total._means(), strict=True))
         between = self.n.to(self.S)[:, None, None, None] * key_gap.unsqueeze(-1) * value_gap.unsqueeze(-2)
-        (S,) = _sum_over(group, self.S + between)
+        (S,) = sum_over(group, self.S + between)
         return LinState(S, s, m, n, True)
 
 
@@ -111,7 +111,7 @@ def check_parts(op: str, prefix: str, state: LinState) -> None:
         check_like(op, prefix + part, x, f"{prefix}S", state.S, dtype)
 
 
-def _sum_over(group: "dist.ProcessGroup | None", *parts: Tensor) -> list[Tensor]:
+def sum_over(group: "dist.ProcessGroup | None", *parts: Tensor) -> list[Tensor]:
     """Each part summed over the group, in one exchange."""
     packed = _AllReduceSum.apply(torch.cat([part.flatten() for part in parts]), group)
     return [x.view_as(part) for x, part in zip(packed.split([p.numel() for p in parts]), parts, strict=True)]

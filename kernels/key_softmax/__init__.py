@@ -80,8 +80,8 @@ def key_softmax_reduce(
     """The state of the tokens of each row (R = B); states of disjoint tokens add, in any order.
 
     Arguments as in ``key_softmax_attn``; rope holds the tables of these tokens. With tables the state keeps
-    2 D x E numbers a head, since a later maximum rescales channels that a rotation would have mixed; it serves
-    both forms.
+    2 D x E numbers a head, since a later maximum rescales channels that a rotation would have mixed; one
+    state serves both forms.
     Returns: KeySoftmaxState, float32 (float64 for float64 input).
     Raises: as ``key_softmax_attn``; ValueError for backend "reference", which defines outputs only.
     """

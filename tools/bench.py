@@ -1,4 +1,4 @@
-"""``linzoo bench kernels|models``: times on this machine, as ratios against named rivals."""
+"""``linzoo bench kernels|models|detection``: times on this machine against named rivals, and costs."""
 
 import argparse
 import importlib
@@ -6,6 +6,7 @@ import importlib
 BENCHES = {
     "kernels": ("bench_kernels", "the linear-attention ops against upstream's formula and softmax"),
     "models": ("bench_models", "whole models: eager and folded, at several sizes"),
+    "detection": ("bench_detection", "detectors of configs/detection: parameters and multiply-adds"),
 }
 
 

@@ -5,8 +5,12 @@ from torch import Tensor
 
 from .. import checks
 from ..dispatch import choose
+from ..errors import BackendError
 from ..linear_attn.ops import exactly
+from ..linear_attn.transforms import derivatives_are_transformed
 from .arguments import BACKENDS, OP, check_initial, check_options, check_tensors, check_tokens
+from .normalised import normalised
+from .ops import decay_scan_op
 from .reference import decay_scan_reference
 from .state import MaxState
 
@@ -72,10 +76,28 @@ def decay_scan(
     )
     checks.check_cu_seqlens(OP, cu_seqlens, "q", q)
     check_initial(q, v, normalizer, initial, cu_seqlens)
-    choose(OP, BACKENDS, backend, q)
+    chosen = _choose(backend, q)
     words = (symmetric_block, bonus, exclusive, normalizer, input_gate, float(scale), reverse, initial)
     with exactly(q):
-        return decay_scan_reference(q, k, v, log_decay, *words, cu_seqlens)
+        if chosen == "reference":
+            return decay_scan_reference(q, k, v, log_decay, *words, cu_seqlens)
+        if normalizer == "max":
+            return normalised(
+                q, k, v, log_decay, input_gate, initial, cu_seqlens, float(scale), reverse, chunk
+            )
+        block = symmetric_block or 0
+        tensors = (q, k, v, log_decay, None, bonus, initial, cu_seqlens)
+        return decay_scan_op(*tensors, block, exclusive, False, float(scale), reverse, chunk)
+
+
+def _choose(backend: str, x: Tensor) -> str:
+    chosen = choose(OP, BACKENDS, backend, x)
+    if chosen != "reference" and derivatives_are_transformed():
+        raise BackendError(
+            f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
+            f"derivatives, got {backend!r}"
+        )
+    return chosen
 
 
 def _autocast(x: Tensor) -> Tensor:

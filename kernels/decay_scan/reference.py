@@ -18,6 +18,11 @@ from .state import NOTHING, MaxState
 EPS = 1e-6  # mLSTM's, added to the stabilised denominator
 
 
+def floor(m: Tensor) -> Tensor:
+    """e^{-m}, the least that the denominator is; within range where every weight so far is 0."""
+    return (-m).clamp(max=80.0 if m.dtype == torch.float32 else 700.0).exp()
+
+
 def sequences(q: Tensor, cu_seqlens: Tensor | None, reverse: bool) -> list[tuple[int, list[int]]]:
     """The row and the tokens, in the order of the scan, of every state."""
     if cu_seqlens is None:
@@ -134,5 +139,5 @@ def _normalised(
         S = keep.unsqueeze(-1) * S + _outer(take * k[t], v[t])
         n = keep * n + take * k[t]
         below = (q[t] * n).sum(-1).abs()
-        rows.append(_read(q[t], S) / (torch.maximum(below, (-m).exp()) + EPS).unsqueeze(-1))
+        rows.append(_read(q[t], S) / (torch.maximum(below, floor(m)) + EPS).unsqueeze(-1))
     return rows, (S, n, m)

@@ -21,8 +21,12 @@ COMMANDS = {
     "list": ("list_models", "list the models, by pattern or by family"),
     "info": ("info", "one model: card, parameters, multiply-adds, where weights come from"),
     "train": ("train", "train or fine-tune a model, with timm's flags or a recipe"),
+    "validate": ("validate", "accuracy of one model or many on a data set, with timm's flags"),
     "predict": ("predict", "classify pictures with a model and a weight file"),
     "convert": ("convert", "turn an authors' weight file into ours, or back"),
+    "train-detection": ("train_detection", "train a detector with mmdetection, from a config"),
+    "test-detection": ("test_detection", "evaluate a detector with mmdetection"),
+    "predict-detection": ("predict_detection", "draw what a detector finds in pictures, and write it as json"),
     "bench": ("bench", "time the kernels or the models on this machine"),
     "kernel-report": ("kernel_report", "compile the Triton kernels for GPUs and report what they use"),
 }

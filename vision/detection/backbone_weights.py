@@ -52,9 +52,17 @@ def read(source: str) -> StateDict:
 
 
 def load(backbone: LinzooBackbone, source: bool | str) -> None:
-    """Weights of ``source`` into ``backbone``; every tensor of the body must be there.
+    """Weights of ``source`` into ``backbone``.
 
     Raises: FileNotFoundError; ValueError, with the backbone unchanged, for other weights.
+    """
+    backbone.load_state_dict(fitting(backbone, source), strict=False)
+
+
+def fitting(backbone: LinzooBackbone, source: bool | str) -> StateDict:
+    """Weights of ``source`` under the backbone's names: its whole body, and norms of outputs where there are.
+
+    Raises: FileNotFoundError; ValueError for other weights.
     """
     weights = None if source is True else read(source)
     if weights is not None and any(k.startswith("body.") for k in weights):  # a detector of ours
@@ -68,7 +76,7 @@ def load(backbone: LinzooBackbone, source: bool | str) -> None:
     faults = differences(state, wanted, optional="out_norms.")
     if faults:
         raise ValueError(f"LinzooBackbone: {source} does not fit {backbone.model_name}: {faults}")
-    backbone.load_state_dict(state, strict=False)
+    return state
 
 
 def _fresh_body(backbone: LinzooBackbone, weights: StateDict | None, source: bool | str) -> StateDict:

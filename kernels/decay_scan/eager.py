@@ -1,7 +1,7 @@
 """The scan in plain torch, a group of tiles at a time, backward by hand.
 
-Within a tile tokens meet by a matrix of weights A; tiles meet through states. With Q and K the decayed queries
-and keys of a tile,
+Within a tile tokens meet by a matrix of weights A; tiles meet through states. With Q and K a tile's decayed
+queries and keys,
 
     o = A v + Q S_in        S_out = e^T S_in + K^T v
 
@@ -142,8 +142,8 @@ def advance(S: Tensor, update: Tensor, keep: Tensor, rounds: list[int]) -> Tenso
 
 
 def retreat(dS: Tensor, dentry: Tensor, keep: Tensor, rounds: list[int]) -> Tensor:
-    """``advance`` backwards: dS of the last exits becomes that of the first entries, in place; returns that of
-    every exit.
+    """``advance`` backwards: dS of the last exits becomes that of the first entries, in place; returns that
+    of every exit.
     """
     dexit, end = torch.empty_like(dentry), len(dentry)
     dexit[end - rounds[-1] :] = dS[: rounds[-1]]

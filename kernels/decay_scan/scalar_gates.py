@@ -67,8 +67,8 @@ class ScalarAttention:
         return GateGradients(dq, dk, self._dlog_decay(pairs, read, kept, total))
 
     def _dlog_decay(self, pairs: Tensor, read: Tensor, kept: Tensor, total: Tensor) -> Tensor:
-        """Log decay t is met by pairs j < t <= i (t < i when exclusive), by reads of the entry state from t on,
-        by keys before t until the exit, and by the state. Nothing is subtracted.
+        """Log decay t is met by pairs j < t <= i (t < i when exclusive), by reads of the entry state from t
+        on, by keys before t until the exit, and by the state. Nothing is subtracted.
         """
         if self.gates.symmetric:
             pairs = pairs + pairs.mT

@@ -8,6 +8,7 @@ Positions are integers from 0 and are not rescaled with the resolution.
 """
 
 import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -40,16 +41,22 @@ def rope_table(
     if head_dim < 4 or head_dim % 4:
         raise ValueError(f"rope_table: head_dim must be a positive multiple of 4, got {head_dim}")
     acc = torch.float64 if dtype == torch.float64 else torch.float32
+    key = ("rope", height, width, head_dim, copies)
+    return cached_table(key, device, acc, lambda: _build(height, width, head_dim, device, acc, copies))
+
+
+def cached_table(key: tuple, device: torch.device, dtype: torch.dtype, build: Callable[[], Rope]) -> Rope:
+    """What ``build`` makes, kept under ``key``, device and dtype where sizes are numbers and tensors real."""
     if _is_recording(device):
-        return _build(height, width, head_dim, device, acc, copies)
-    key = (height, width, head_dim, torch.device(device), acc, copies)
+        return build()
+    key = (*key, torch.device(device), dtype)
     # Under FakeTensorMode and its like even an empty tensor is of another class: nothing is read or kept.
     plain = type(torch.empty(0, device=device)) is Tensor
     table = _CACHE.get(key) if plain else None
     if table is not None:
         return table
     with torch.inference_mode(False):  # inference tensors could not be saved for a later backward
-        table = _build(height, width, head_dim, device, acc, copies)
+        table = build()
     if plain and table[0].numel() <= _CACHE_NUMEL:
         with _CACHE_LOCK:
             _CACHE[key] = table

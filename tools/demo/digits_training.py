@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...vision.pyramid import Pyramid
-from ..extras import need
 from ..files import write_atomic
+from ..training.digits import split_digits
 from .context import Progress
 from .store import PartStore
 
@@ -32,12 +32,7 @@ class Digits:
 
 def load_digits(settings: dict) -> Digits:
     """scikit-learn's 1,797 digits, enlarged bilinearly; every class is split in the same proportion."""
-    datasets = need("sklearn.datasets", "data")
-    split = need("sklearn.model_selection", "data").train_test_split
-    pixels, labels = datasets.load_digits(return_X_y=True)
-    train, held_out = split(
-        range(len(labels)), test_size=settings["held_out"], stratify=labels, random_state=settings["seed"]
-    )
+    pixels, labels, train, held_out = split_digits(settings["held_out"], settings["seed"])
     train = train[: settings["train_limit"]]
     images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
     images = F.interpolate(images, size=settings["side"], mode="bilinear", align_corners=False)

@@ -147,7 +147,7 @@ def add_objective(group: Group) -> None:
     add("--cutmix-minmax", type=float, nargs=2, metavar=("MIN", "MAX"), help="cutmix by bounds of the side")
     add("--mixup-prob", type=float, default=1.0, metavar="P", help="batches that are mixed (1)")
     add("--mixup-switch-prob", type=float, default=0.5, metavar="P", help="cutmix rather than mixup (0.5)")
-    add("--mixup-mode", default="batch", choices=("batch", "pair", "elem", "half"), help="default batch")
+    add("--mixup-mode", default="batch", choices=("batch", "pair", "elem"), help="default batch")
     add(
         "--mixup-off-epoch", type=int, default=0, metavar="N", help="no mixing from this epoch on (0: always)"
     )

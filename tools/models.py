@@ -139,34 +139,46 @@ def family_module(name: str) -> ModuleType:
     return import_module(f"linzoo.vision.{family}")
 
 
-def load_checkpoint(name: str, path: Path, whole: bool = False) -> dict[str, Tensor]:
+def load_checkpoint(name: str, path: Path, whole: bool = False, **kwargs) -> dict[str, Tensor]:
     """The weights of model ``name`` in a file of the authors or of ours, under our names, checked.
 
     Args:
         whole: keep what the classifier model does not have (norms of a dense-prediction file).
+        kwargs: of the model, where it is not the published one.
     Raises: FileNotFoundError; ValueError for a damaged file, other weights, missing or foreign tensors.
     """
     from ..vision.weights import load_official
 
+    check_name(name)
     tensors = load_official(path)
-    if family_of(check_name(name)) is None:
-        return tensors
+    if not whole or family_of(name) is None:
+        return fit_checkpoint(name, tensors, **kwargs)
     family = family_module(name)
-    fitting = family.checkpoint_filter_fn(tensors, meta_model(name))
-    if not whole:
-        return fitting
+    fit_checkpoint(name, tensors, **kwargs)
     return family.from_official(tensors) if family.OFFICIAL.has(tensors) else tensors
 
 
-def model_with(name: str, tensors: Mapping[str, Tensor], source: str) -> nn.Module:
+def fit_checkpoint(name: str, checkpoint: Mapping, **kwargs) -> dict[str, Tensor]:
+    """The weights in a checkpoint, wrapped or not, under the names of model ``name`` (timm's own: as is).
+
+    Raises: ValueError for other weights, missing or foreign tensors.
+    """
+    from ..vision.weights import unwrap
+
+    if family_of(check_name(name)) is None:
+        return unwrap(checkpoint)
+    return family_module(name).checkpoint_filter_fn(checkpoint, meta_model(name, **kwargs))
+
+
+def model_with(name: str, tensors: Mapping[str, Tensor], source: str, **kwargs) -> nn.Module:
     """The model with these weights (our names); classes and input channels as the weights have them.
 
     Raises: ValueError listing what is missing, unexpected or of another shape.
     """
     import timm
 
-    cfg = meta_model(name).pretrained_cfg
-    sizes = {}
+    cfg = meta_model(name, **kwargs).pretrained_cfg
+    sizes = dict(kwargs)
     head, stem = (tensors.get(f"{cfg.get(part)}.weight") for part in ("classifier", "first_conv"))
     if head is not None:
         sizes["num_classes"] = head.shape[0]

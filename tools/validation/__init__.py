@@ -1,0 +1,1 @@
+"""Accuracy of classifiers: what ``linzoo validate`` is made of."""

@@ -37,14 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .extras import need
-
     if min(args.shape) < 32:
         raise ValueError(f"--shape must be at least 32 32, got {args.shape[0]} {args.shape[1]}")
     if args.save and (args.config or tuple(args.shape) != PUBLISHED_SHAPE):
         raise ValueError("--save keeps rows of all configs at 1280 800: it takes no CONFIG and no --shape")
     files = find_configs(args.config)
-    need("mmdet", "detection")
     published = read_published()
     print(f"one picture of {args.shape[0]} x {args.shape[1]}; published figures in brackets")
     rows = []
@@ -59,19 +56,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def find_configs(patterns: Sequence[str]) -> list[Path]:
-    """Files of the patterns, each a path or a name or wildcard of our own configs.
+    """Files of the patterns, each a path or a name or wildcard of the packaged configs.
 
-    Raises: ValueError for one that fits nothing.
+    Raises: FileNotFoundError for one that fits nothing.
     """
-    ours = sorted(CONFIGS.glob("*.py"))
-    found: list[Path] = []
+    from .detection.config import find_config, packaged
+
+    known = packaged()
+    found: dict[Path, None] = {}
     for pattern in patterns or ["*"]:
-        path = Path(pattern)
-        fits = [path] if path.is_file() else [f for f in ours if fnmatch(f.stem, path.stem)]
-        if not fits:
-            raise ValueError(f"CONFIG must be a file or fit a name in {CONFIGS}, got {pattern!r}")
-        found += [file for file in fits if file not in found]
-    return found
+        fits = [file for name, file in known.items() if fnmatch(name, pattern)]
+        found |= dict.fromkeys(fits or [find_config(pattern)])
+    return list(found)
 
 
 def read_published() -> dict[str, dict[str, float]]:
@@ -87,28 +83,14 @@ def read_published() -> dict[str, dict[str, float]]:
     }
 
 
-def build(file: Path) -> nn.Module:
-    """The detector of a config, without memory."""
-    import torch
-    from mmengine.config import Config
-    from mmengine.registry import DefaultScope
-
-    import linzoo.vision.detection  # noqa: F401  registers the backbone, before mmdet is imported
-
-    from mmdet.registry import MODELS  # isort: skip
-
-    config = Config.fromfile(file)
-    if "model" not in config:
-        raise ValueError(f"CONFIG must define model, {file} has {', '.join(config) or 'nothing'}")
-    with DefaultScope.overwrite_default_scope("mmdet"), torch.device("meta"):
-        return MODELS.build(config.model).eval()
-
-
 def count(file: Path, shape: Sequence[int]) -> dict[str, Any]:
     """One row: parameters, and multiply-adds in 1e9 in all and of every part."""
     import torch
 
-    model = build(file)
+    from .detection.config import read_config
+    from .detection.model_checks import meta_detector
+
+    model = meta_detector(read_config(str(file))).eval()
     parts = {}
     maps, parts["backbone"] = macs_of(model.backbone, torch.empty(1, 3, *shape, device="meta"))
     maps, parts["neck"] = macs_of(model.neck, maps)

@@ -12,6 +12,7 @@ _base_ = [
     "./_base_/default_runtime.py",
 ]
 model = dict(
+    data_preprocessor=dict(pad_size_divisor=64),
     backbone=dict(
         model_name="efficientvim_m1",
         out_indices=(0, 1, 2),

@@ -16,6 +16,7 @@ else:
     from .errors import BackendError, ShapeError
     from .key_softmax import KeySoftmaxState, key_softmax_attn, key_softmax_readout, key_softmax_reduce
     from .linear_attn import LinState, feature_map, lin_readout, lin_reduce, linear_attn
+    from .local_attn import local_attn, merge_attn
 
     __all__ = [
         "BackendError",
@@ -31,4 +32,6 @@ else:
         "lin_readout",
         "lin_reduce",
         "linear_attn",
+        "local_attn",
+        "merge_attn",
     ]

@@ -22,6 +22,8 @@ SURFACE = {
         "lin_readout",
         "lin_reduce",
         "linear_attn",
+        "local_attn",
+        "merge_attn",
     },
     "linzoo.vision": {"FAMILIES", "Pyramid", "fold", "mixer_names", "register_mixer"},
 }

@@ -89,7 +89,10 @@ def _scale_output(layer: nn.Conv2d | nn.Linear, scale: Tensor, shift: Tensor | f
     """The layer's output y becomes scale y + shift, channel by channel."""
     per_row = scale.double().view(-1, *(1,) * (layer.weight.ndim - 1))
     layer.weight.copy_(layer.weight.double() * per_row)
-    layer.bias.copy_(layer.bias.double() * scale.double() + shift)
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.double() * scale.double() + shift)
+    elif isinstance(shift, Tensor):
+        layer.bias = nn.Parameter(shift.to(layer.weight.dtype))
 
 
 def _fold_stem(stem: nn.Module) -> None:

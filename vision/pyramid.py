@@ -180,7 +180,8 @@ class Pyramid(Backbone):
             ):
                 # upstream cuts at +-2, a hundred deviations out: the cut never acts
                 nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -26,7 +26,7 @@ def _cfg() -> dict:
     return pretrained_cfg(
         pool_size=None,
         first_conv="patch_embed.proj",
-        origin_url="https://github.com/OpenNLPLab/LightNet",
+        origin_url="https://github.com/fla-org/flash-linear-attention",
         paper_name="You Only Scan Once: Efficient Multi-dimension Sequential Modeling with LightNet",
         paper_ids="arXiv:2405.21022",
     )

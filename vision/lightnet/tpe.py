@@ -17,14 +17,14 @@ from ...kernels.linear_attn.ops import exactly
 
 DECAYS = ("sigmoid", "expexp")
 LONG_AXIS = 256  # tokens from which a scan is taken instead of the (n, n) matrices
-STEEPEST = -1e4  # of log lambda: 0 times a decay that overflowed would be NaN
+STEEPEST = 9.2  # of log_decay with "expexp", lambda = exp(-1e4): beyond, 0 times an overflow would be NaN
 
 
 def log_lambda(log_decay: Tensor, decay: str) -> Tensor:
     """log of lambda, one a head, from the parameter."""
     if decay == "sigmoid":
         return F.logsigmoid(log_decay)
-    return (-log_decay.exp()).clamp(min=STEEPEST)
+    return -log_decay.clamp(max=STEEPEST).exp()
 
 
 def toeplitz(x: Tensor, log_lam: Tensor, bidirectional: bool = False) -> Tensor:

@@ -4,7 +4,7 @@ Nothing is timed: the detector is built without memory (meta device) and one pic
 neck and heads. As in mmdetection's own tables, the second stage sees 1000 boxes, and 100 of them get a mask.
 Multiply-adds come in three sums: ``layers``, convolutions and linear layers; ``rest``, their biases (1 for
 each output) and the norms (2 each); ``mixing``, products between tokens (linear attention, softmax).
-mmdetection 2 counts modules, so published figures are ``layers`` + ``rest``, without ``mixing``.
+Published figures are ``layers`` + ``rest``: mmcv's ``get_model_complexity_info`` looks at modules only.
 """
 
 from __future__ import annotations

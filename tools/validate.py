@@ -74,31 +74,25 @@ def validate(job: Job, args: argparse.Namespace) -> dict[str, Any]:
 
     from .models import count_parameters
     from .validation import pictures
-    from .validation.build import build, test_time_pool
-    from .validation.labels import read_valid_labels, real_labels
+    from .validation.build import adopt, build, test_time_pool, training_checkpoint
 
-    if args.random_weights:
-        print(f"linzoo validate: {job.model} has random weights: its accuracy means nothing", file=sys.stderr)
     torch.manual_seed(0)  # random weights are the same every time
-    model = build(job, args)
+    content = training_checkpoint(job.checkpoint)
+    args, taken = adopt(args, content)
+    tell(job, args, taken)
+    model = build(job, args, content)
     config = pictures.data_config(model, args)
-    valid = read_valid_labels(args.valid_labels, model.num_classes) if args.valid_labels else None
     dataset = pictures.make_dataset(config["input_size"][0], args)
-    what = str(args.valid_labels) if valid else job.model
-    pictures.check_classes(dataset, len(valid) if valid else model.num_classes, what)
-    if args.real_labels and max(args.topk) > model.num_classes:
-        raise ValueError(
-            f"--topk must be at most the model's {model.num_classes} classes, got {max(args.topk)}"
-        )
-    real = real_labels(dataset, args.real_labels, tuple(args.topk)) if args.real_labels else None
+    labels = labels_of(job, args, dataset, model.num_classes)
     parameters = count_parameters(model)
     if args.test_pool:
         model, config = test_time_pool(model, config)
-    measured = with_retries(partial(measured_at, model, dataset, config, args, job.model, valid, real), args)
-    tops = {f"top{k}": round(measured.accuracy(k), 4) for k in args.topk}
-    return {
-        "model": job.model,
-        **{key: v for k in args.topk for key, v in tops_of(k, tops[f"top{k}"]).items()},
+    measured = with_retries(partial(measured_at, model, dataset, config, args, job.model, labels), args)
+    row: dict[str, Any] = {"model": job.model}
+    for k in args.topk:
+        accuracy = round(measured.accuracy(k), 4)
+        row |= {f"top{k}": accuracy, f"top{k}_err": round(100 - accuracy, 4)}
+    return row | {
         "param_count": round(parameters / 1e6, 2),
         "img_size": config["input_size"][-1],
         "crop_pct": config["crop_pct"],
@@ -109,11 +103,36 @@ def validate(job: Job, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def tops_of(k: int, accuracy: float) -> dict[str, float]:
-    return {f"top{k}": accuracy, f"top{k}_err": round(100 - accuracy, 4)}
+def tell(job: Job, args: argparse.Namespace, taken: dict[str, Any]) -> None:
+    """On stderr: what is not as the flags say, or means nothing."""
+    if args.random_weights:
+        print(f"linzoo validate: {job.model} has random weights: its accuracy means nothing", file=sys.stderr)
+    if taken:
+        said = ", ".join(f"{name}={value}" for name, value in taken.items())
+        print(f"linzoo validate: as trained, from {job.checkpoint}: {said}", file=sys.stderr)
 
 
-def measured_at(model, dataset, config, args, name, valid, real, batch_size: int):
+def labels_of(job: Job, args: argparse.Namespace, dataset: Any, classes: int) -> dict[str, Any]:
+    """``valid_labels`` and ``real`` for ``measure``.
+
+    Raises: ValueError when they, or the data set's classes, do not fit the model.
+    """
+    from .validation.labels import read_valid_labels, real_labels
+    from .validation.pictures import check_classes
+
+    valid = read_valid_labels(args.valid_labels, classes) if args.valid_labels else None
+    check_classes(dataset, len(valid or range(classes)), str(args.valid_labels) if valid else job.model)
+    if not args.real_labels:
+        return {"valid_labels": valid, "real": None}
+    if valid or max(args.topk) > classes:
+        raise ValueError(
+            f"--real-labels needs all classes of the model, and --topk of at most {classes}, got "
+            f"{max(args.topk)}" + (" and --valid-labels" if valid else "")
+        )
+    return {"valid_labels": None, "real": real_labels(dataset, args.real_labels, tuple(args.topk))}
+
+
+def measured_at(model, dataset, config, args, name, labels, batch_size: int):
     """The measurement at one batch size."""
     import torch
 
@@ -132,7 +151,7 @@ def measured_at(model, dataset, config, args, name, valid, real, batch_size: int
     try:
         return measure(
             forward, loader, device=device, dtype=dtype, channels_last=args.channels_last, autocast=autocast,
-            topk=args.topk, valid_labels=valid, real=real, log=log_line(name, args.log_freq, len(loader)),
+            topk=args.topk, **labels, log=log_line(name, args.log_freq, len(loader)),
         )  # fmt: skip
     except DataError as error:  # a reading process's error has its traceback in the message
         raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from error

@@ -11,16 +11,35 @@ from .jobs import Job
 
 AVERAGE = ("state_dict_ema", "model_ema")  # where training scripts keep the moving average
 PLAIN = ("state_dict", "model")
+ADOPTED = ("model_kwargs", "gp", "img_size", "input_size", "mean", "std", "crop_pct", "interpolation")
 
 
-def build(job: Job, args: argparse.Namespace) -> nn.Module:
+def adopt(args: argparse.Namespace, content: Mapping[str, Any]) -> tuple[argparse.Namespace, dict]:
+    """The flags, where not given as they were in the training that wrote this checkpoint; and what was taken.
+
+    Args:
+        content: of a checkpoint; only those of ``linzoo train`` say how they were trained.
+    """
+    saved = content.get("args") if "linzoo" in content else None
+    if not isinstance(saved, Mapping):
+        return args, {}
+    names = list(ADOPTED)
+    if args.img_size or args.input_size:
+        names = [name for name in names if name not in ("img_size", "input_size")]
+    taken = {name: saved[name] for name in names if not getattr(args, name) and saved.get(name)}
+    return argparse.Namespace(**{**vars(args), **taken}), taken
+
+
+def build(job: Job, args: argparse.Namespace, content: Mapping[str, Any]) -> nn.Module:
     """In eval mode, on the CPU.
 
+    Args:
+        content: of the job's checkpoint, where it is one of a training.
     Raises: ValueError for weights that do not fit, or another class count than ``--num-classes``.
     """
     kwargs = {**args.model_kwargs, **({"global_pool": args.gp} if args.gp else {})}
     try:
-        model = with_weights(job, args, kwargs).eval()
+        model = with_weights(job, args, content, kwargs).eval()
     except TypeError as error:  # an argument that the model's constructor does not have
         raise ValueError(f"--model-kwargs must be arguments of {job.model}: {error}") from error
     if job.checkpoint and args.num_classes and model.num_classes != args.num_classes:
@@ -30,30 +49,35 @@ def build(job: Job, args: argparse.Namespace) -> nn.Module:
     return model
 
 
-def with_weights(job: Job, args: argparse.Namespace, kwargs: Mapping[str, Any]) -> nn.Module:
+def with_weights(
+    job: Job, args: argparse.Namespace, content: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> nn.Module:
     """Classes and input channels are the checkpoint's; without one, those of the flags."""
     import timm
 
     from ..models import model_with
 
     if job.checkpoint is not None:
-        tensors = weights_of(job, args.use_ema, kwargs)
+        tensors = weights_of(job, args.use_ema, content, kwargs)
         return model_with(job.model, tensors, str(job.checkpoint), **kwargs)
     sizes = {"num_classes": args.num_classes, "in_chans": args.in_chans or (args.input_size or [None])[0]}
     sizes = {key: value for key, value in sizes.items() if value is not None}
     return timm.create_model(job.model, pretrained=args.pretrained, **sizes, **kwargs)
 
 
-def weights_of(job: Job, use_ema: bool, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+def weights_of(
+    job: Job, use_ema: bool, content: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """The checkpoint's weights under our names: as a training left them, or with ``use_ema`` their average.
 
     Raises: ValueError when the average is asked for and the file has none, and as ``load_checkpoint``.
     """
     from ..models import fit_checkpoint, load_checkpoint
 
-    whole = sections(job.checkpoint)
-    average = next((whole[name] for name in AVERAGE if name in whole), None)
-    plain = next((whole[name] for name in PLAIN if name in whole), None)
+    average, plain = (
+        next((content[name] for name in names if isinstance(content.get(name), Mapping)), None)
+        for names in (AVERAGE, PLAIN)
+    )
     if use_ema and average is None:
         raise ValueError(f"--use-ema: {job.checkpoint} must have {' or '.join(AVERAGE)}, and has neither")
     chosen = average if use_ema else plain
@@ -62,23 +86,20 @@ def weights_of(job: Job, use_ema: bool, kwargs: Mapping[str, Any]) -> dict[str, 
     return fit_checkpoint(job.model, chosen, **kwargs)
 
 
-def sections(path: Path) -> dict[str, Mapping]:
-    """The mappings that a training checkpoint keeps by name; empty for any other file."""
-    import argparse as known
+def training_checkpoint(path: Path | None) -> Mapping[str, Any]:
+    """What a training script saved beside the weights; empty for a file of weights alone."""
     import pickle
 
     import torch
 
-    if path.suffix == ".safetensors":
+    if path is None or path.suffix == ".safetensors":
         return {}
     try:
-        with torch.serialization.safe_globals([known.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         return {}  # load_checkpoint says what is wrong with it
-    if not isinstance(content, Mapping):
-        return {}
-    return {k: v for k, v in content.items() if k in AVERAGE + PLAIN and isinstance(v, Mapping)}
+    return content if isinstance(content, Mapping) else {}
 
 
 def test_time_pool(model: nn.Module, config: dict) -> tuple[nn.Module, dict]:

@@ -6,7 +6,7 @@ queries and keys,
     o = A v + Q S_in        S_out = e^T S_in + K^T v
 
 Forward and backward keep nothing of the inputs' size but their results and, in the backward, the state before
-every tile, which it computes again. Not twice differentiable. Works on every device; sums and states in
+every group, which it computes again. Not twice differentiable. Works on every device; sums and states in
 float32 (float64 for float64).
 """
 
@@ -18,7 +18,9 @@ from torch import Tensor
 from ..checks import accumulation_dtype
 from .scalar_gates import ScalarAttention, ScalarGates
 from .tiles import Group, Packed, Rows, plan
-from .vector_gates import VectorAttention, exits
+from .vector_gates import Factorised, Halved, exits, vector_attention
+
+CPU_TILE = 32  # tokens: more cost more than they save
 
 
 class Inputs(NamedTuple):
@@ -52,7 +54,9 @@ class Scan:
         self.x, self.words, self.dtype = x, words, accumulation_dtype(x.q.dtype)
         self.key_dim, self.value_dim = x.q.shape[3], x.v.shape[3] + words.count
         self.vector = x.log_decay.dim() == 4
-        chunk = words.symmetric_block or words.chunk
+        chunk = words.symmetric_block or min(
+            words.chunk, CPU_TILE if x.q.device.type == "cpu" else words.chunk
+        )
         width = max(self.key_dim, self.value_dim, min(chunk, x.q.shape[1]))
         self.plan: Rows | Packed = plan(x.q, width, chunk, words.reverse, self.vector, x.cu_seqlens)
         self.shared: dict[int, ScalarGates] = {}  # constant decay: by the tiles' length
@@ -88,10 +92,10 @@ class Scan:
         q = group.load(self.x.q, self.dtype)
         return q if self.words.scale == 1 else q.mul_(self.words.scale)
 
-    def attention(self, group: Group, q: Tensor, k: Tensor) -> ScalarAttention | VectorAttention:
+    def attention(self, group: Group, q: Tensor, k: Tensor) -> ScalarAttention | Factorised | Halved:
         if self.vector:
             log_decay = group.load(self.x.log_decay, self.dtype)
-            return VectorAttention(log_decay, q, k, self.words.exclusive)
+            return vector_attention(log_decay, q, k, self.words.exclusive)
         return self.gates(group).attention(q, k)
 
     def exits(self, group: Group, k: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +107,8 @@ class Scan:
 
     def gates(self, group: Group) -> ScalarGates:
         constant = self.x.log_decay.dim() == 1
-        words = (self.words.exclusive, self.words.symmetric_block > 0, self.dtype)
+        current = 0.0 if self.words.exclusive or self.x.bonus is not None else 1.0
+        words = (self.words.exclusive, self.words.symmetric_block > 0, current, self.dtype)
         if not constant:
             return ScalarGates(group.load(self.x.log_decay.unsqueeze(-1), torch.float64).squeeze(-1), *words)
         if isinstance(self.plan, Packed):
@@ -117,11 +122,19 @@ class Scan:
         """Constant decay (t, H, C), 0 beyond a segment's end."""
         return self.x.log_decay.view(1, -1, 1) * group.valid.unsqueeze(1)
 
-    def diagonal(self) -> Tensor | float:
-        """What the current token counts: (H, 1, D), or a number."""
+    def add_current(self, weights: Tensor, q: Tensor, k: Tensor) -> Tensor | float:
+        """Adds to A (t, H, C, C) what the current token counts, unless it is there; returns its weight: a
+        bonus (H, 1, D), 1, or 0 where nothing was added.
+        """
         if self.x.bonus is not None:
-            return self.x.bonus.to(self.dtype).unsqueeze(1)
-        return 0.0 if self.words.exclusive else 1.0
+            count = self.x.bonus.to(self.dtype).unsqueeze(1)
+            product = (q * count).mul_(k)
+        elif self.vector and not self.words.exclusive:
+            count, product = 1.0, q * k
+        else:
+            return 0.0
+        weights.diagonal(dim1=-2, dim2=-1).add_(product.sum(-1))
+        return count
 
 
 def advance(S: Tensor, update: Tensor, keep: Tensor, rounds: list[int]) -> Tensor:
@@ -161,14 +174,13 @@ def scan_forward(x: Inputs, words: Words) -> tuple[Tensor, Tensor]:
     scan = Scan(x, words)
     dtype = scan.dtype if words.count else x.q.dtype
     o = torch.empty(*x.q.shape[:3], scan.value_dim, dtype=dtype, device=x.q.device)
-    S, diagonal = scan.states(x.initial), scan.diagonal()
+    S = scan.states(x.initial)
     for sweep in scan.plan:
         own = S[sweep.states]
         for group in sweep.groups:
             q, (k, v, _) = scan.queries(group), scan.keys_values(group)
             inside = scan.attention(group, q, k)
-            if isinstance(diagonal, Tensor) or diagonal:
-                inside.weights.diagonal(dim1=-2, dim2=-1).add_((q * diagonal).mul_(k).sum(-1))
+            scan.add_current(inside.weights, q, k)
             value = torch.matmul(inside.weights, v)
             entry = advance(own, torch.matmul(inside.keys.mT, v), inside.keep, group.rounds)
             value.flatten(0, 1).baddbmm_(inside.queries.flatten(0, 1), entry.flatten(0, 1))
@@ -177,12 +189,14 @@ def scan_forward(x: Inputs, words: Words) -> tuple[Tensor, Tensor]:
 
 
 def entries(scan: Scan, S: Tensor, groups: list[Group]) -> list[Tensor]:
-    """The states before every tile of every group."""
-    found = []
-    for group in groups:
+    """The states (R, H, D, E) before every group."""
+    found = [S]
+    for group in groups[:-1]:
         k, v, _ = scan.keys_values(group)
         keys, keep = scan.exits(group, k)
-        found.append(advance(S, torch.matmul(keys.mT, v), keep, group.rounds))
+        S = S.clone()
+        advance(S, torch.matmul(keys.mT, v), keep, group.rounds)
+        found.append(S)
     return found
 
 
@@ -228,8 +242,8 @@ def scan_backward(do: Tensor, dS: Tensor, x: Inputs, words: Words) -> tuple[Tens
     S, dS = scan.states(x.initial), scan.states(dS)
     for sweep in scan.plan:
         found = entries(scan, S[sweep.states], sweep.groups)
-        for group, entry in zip(reversed(sweep.groups), reversed(found), strict=True):
-            group_backward(scan, group, entry, do, dS[sweep.states], grads)
+        for group in reversed(sweep.groups):
+            group_backward(scan, group, found.pop(), do, dS[sweep.states], grads)
     dinitial = None if x.initial is None else scan.restored(dS)
     dbonus = None if grads.bonus is None else grads.bonus.to(x.bonus.dtype)
     return (
@@ -243,10 +257,13 @@ def scan_backward(do: Tensor, dS: Tensor, x: Inputs, words: Words) -> tuple[Tens
     )
 
 
-def group_backward(scan: Scan, group: Group, entry: Tensor, do: Tensor, dS: Tensor, grads: Gradients) -> None:
-    """One group's gradients; dS (R, H, D, E) of its last exits becomes that of its first entries."""
+def group_backward(scan: Scan, group: Group, S: Tensor, do: Tensor, dS: Tensor, grads: Gradients) -> None:
+    """One group's gradients, from the states S (R, H, D, E) before it, which are overwritten; dS of its last
+    exits becomes that of its first entries.
+    """
     q, (k, v, weight) = scan.queries(group), scan.keys_values(group)
-    inside, diagonal = scan.attention(group, q, k), scan.diagonal()
+    inside = scan.attention(group, q, k)
+    entry = advance(S, torch.matmul(inside.keys.mT, v), inside.keep, group.rounds)
     g = group.load(do, scan.dtype)
     dexit = retreat(dS, torch.matmul(inside.queries.mT, g), inside.keep, group.rounds)
     dweights = torch.matmul(g, v.mT)
@@ -257,9 +274,9 @@ def group_backward(scan: Scan, group: Group, entry: Tensor, do: Tensor, dS: Tens
         torch.matmul(v, dexit.mT),
         entry.mul_(dexit).sum(-1, keepdim=True),
     )
-    if isinstance(diagonal, Tensor) or diagonal:
-        inside.weights.diagonal(dim1=-2, dim2=-1).add_((q * diagonal).mul_(k).sum(-1))
-        counted = ddiagonal * diagonal
+    count = scan.add_current(inside.weights, q, k)
+    if isinstance(count, Tensor) or count:
+        counted = ddiagonal * count
         inner.dq.addcmul_(counted, k)
         inner.dk.addcmul_(counted, q)
     dv = torch.matmul(inside.weights.mT, g)

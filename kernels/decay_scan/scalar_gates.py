@@ -9,27 +9,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .exponents import exp_
+
 LEAST = -800.0  # e^-800 is 0 in float64 too; differences of infinities would be NaN
 
 
 class ScalarGates:
-    """Of (t, H, C) log decays; t = 1 where all tiles share them.
+    """Of (t, H, C) log decays; t = 1 where all tiles share them. ``current`` is the current token's weight.
 
     queries, keys: e^P (t, H, C, 1) of what has decayed a tile's entry state when token i reads it, and e^S of
     what decays token j's key until the tile's exit.  keep: e^T (t, H, 1, 1), entry to exit.
     """
 
-    def __init__(self, log_decay: Tensor, exclusive: bool, symmetric: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, log_decay: Tensor, exclusive: bool, symmetric: bool, current: float, dtype: torch.dtype
+    ) -> None:
         g = log_decay.double().clamp(min=LEAST)
         b = g.cumsum(-1)
         met = b - g if exclusive else b
         between = (met.unsqueeze(-1) - b.unsqueeze(-2)).to(dtype)
         upper = torch.ones(between.shape[-2:], dtype=torch.bool, device=g.device).triu_()
-        weights = between.masked_fill_(upper, -torch.inf).exp_()
+        weights = exp_(between.masked_fill_(upper, -torch.inf))
         self.weights = weights + weights.mT if symmetric else weights
-        self.queries = met.to(dtype).exp().unsqueeze(-1)
-        self.keys = (b[..., -1:] - b).to(dtype).exp().unsqueeze(-1)
-        self.keep = b[..., -1:].to(dtype).exp().unsqueeze(-1)
+        self.weights.diagonal(dim1=-2, dim2=-1).fill_(current)
+        self.queries = exp_(met.to(dtype, copy=True)).unsqueeze(-1)
+        self.keys = exp_((b[..., -1:] - b).to(dtype)).unsqueeze(-1)
+        self.keep = exp_(b[..., -1:].to(dtype, copy=True)).unsqueeze(-1)
         self.exclusive, self.symmetric = exclusive, symmetric
 
     def attention(self, q: Tensor, k: Tensor) -> "ScalarAttention":
@@ -45,7 +50,7 @@ class GateGradients(NamedTuple):
 
 
 class ScalarAttention:
-    """One group's weights: A (t, H, C, C) with an empty diagonal; decayed queries and keys (t, H, C, D)."""
+    """One group's weights: A (t, H, C, C), decayed queries and keys (t, H, C, D)."""
 
     def __init__(self, gates: ScalarGates, q: Tensor, k: Tensor) -> None:
         self.gates, self.q, self.k = gates, q, k

@@ -14,6 +14,7 @@ exponent at all. So nothing overflows, and no pair loses digits to decays outsid
 import torch
 from torch import Tensor
 
+from .exponents import exp_
 from .scalar_gates import GateGradients
 
 LEAF = 40.0  # largest |T| of a leaf: e^20 leaves room in float32, and rounding P costs 2e-6
@@ -61,14 +62,14 @@ def exits(log_decay: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         left, _ = halves(s, h)
         left += second
         total, h = (first + second).squeeze(2), 2 * h
-    return k.mul_(s.exp_().view(k.shape)), total.view(*k.shape[:2], -1, 1).exp()
+    return k.mul_(exp_(s).view(k.shape)), exp_(total.view(*k.shape[:2], -1, 1).clone())
 
 
 class Product:
-    """a b^T of decayed queries and keys, and what its gradient needs."""
+    """a b^T of queries decayed by e^p and keys by e^s, and what its gradient needs; overwrites p and s."""
 
     def __init__(self, q: Tensor, k: Tensor, p: Tensor, s: Tensor) -> None:
-        self.p, self.s = p.exp(), s.exp()
+        self.p, self.s = exp_(p), exp_(s)
         self.q, self.k = q * self.p, k * self.s
 
     def scores(self) -> Tensor:
@@ -88,73 +89,121 @@ class Product:
         return dqueries.mul_(self.q), dkeys.mul_(self.k)
 
 
-class VectorAttention:
-    """One group's weights: A (t, H, C, C) with an empty diagonal; decayed queries and keys (t, H, C, D)."""
+def grow(p: Tensor, s: Tensor, total: Tensor, h: int) -> None:
+    """P and S (p, C, D) of blocks of h tokens, which have totals T (p, C / h, D), become those of 2h; in
+    place.
+    """
+    (_, right), (left, _) = halves(p, h), halves(s, h)
+    first, second = halves(total, 1)
+    right += first
+    left += second
 
-    def __init__(self, log_decay: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> None:
+
+def shrink(dp: Tensor, ds: Tensor, dt: Tensor, h: int) -> Tensor:
+    """``grow`` backwards: from the gradient of the totals of 2h tokens, dt (p, C / 2h, D), to that of h."""
+    (_, right), (left, _) = halves(dp, h), halves(ds, h)
+    return torch.stack([dt + right.sum(2), dt + left.sum(2)], 2).flatten(1, 2)
+
+
+class Factorised:
+    """A tile that is one leaf. A (t, H, C, C) with an empty diagonal; decayed queries and keys
+    (t, H, C, D).
+    """
+
+    def __init__(self, sums: list[Tensor], q: Tensor, k: Tensor, exclusive: bool) -> None:
+        shape, self.exclusive, self.levels = q.shape, exclusive, len(sums) - 1
+        p = torch.zeros_like(sums[0]) if exclusive else sums[0].clone()
+        s = torch.zeros_like(p)
+        for level in range(self.levels):
+            grow(p, s, sums[level], 1 << level)
+        self.outside = Product(q.flatten(0, 1), k.flatten(0, 1), p, s)
+        self.half = (sums[-1] / -2).exp_()
+        self.q, self.k = self.outside.q * self.half, self.outside.k * self.half
+        self.weights = torch.matmul(self.q, self.k.mT).tril_(-1).view(*shape[:2], shape[2], shape[2])
+        self.queries, self.keys = self.outside.q.view(shape), self.outside.k.view(shape)
+        self.keep = exp_(sums[-1].clone()).view(*shape[:2], -1, 1)
+
+    def backward(self, dweights: Tensor, dqueries: Tensor, dkeys: Tensor, dkeep: Tensor) -> GateGradients:
+        """Gradients of A, of decayed queries and keys, and of e^T summed over E: (t, H, D, 1)."""
+        shape = dqueries.shape
+        dweights, dqueries, dkeys = (x.flatten(0, 1) for x in (dweights.tril_(-1), dqueries, dkeys))
+        inner = torch.matmul(dweights, self.k)
+        dqueries.addcmul_(inner, self.half)
+        dkeys.addcmul_(torch.matmul(dweights.mT, self.q), self.half)
+        # P and S both hold what of T lies outside a pair
+        dt = (dkeep * self.keep).view(len(inner), 1, -1) - inner.mul_(self.q).sum(1, keepdim=True)
+        dp, ds = dqueries * self.outside.q, dkeys * self.outside.k
+        for level in range(self.levels - 1, -1, -1):
+            dt = shrink(dp, ds, dt, 1 << level)
+        dlog_decay = dt if self.exclusive else dt.add_(dp)
+        dq, dk = dqueries.mul_(self.outside.p), dkeys.mul_(self.outside.s)
+        return GateGradients(*(x.view(shape) for x in (dq, dk, dlog_decay)))
+
+
+class Halved:
+    """A tile of several leaves. A (t, H, C, C) with an empty diagonal; decayed queries and keys
+    (t, H, C, D).
+    """
+
+    def __init__(self, sums: list[Tensor], leaf: int, q: Tensor, k: Tensor, exclusive: bool) -> None:
         shape = q.shape
-        self.exclusive, self.q, self.k = exclusive, q.flatten(0, 1), k.flatten(0, 1)
-        sums, self.leaf = totals(log_decay.flatten(0, 1))
-        self.levels = len(sums) - 1
+        self.exclusive, self.leaf, self.levels = exclusive, leaf, len(sums) - 1
+        q, k = q.flatten(0, 1), k.flatten(0, 1)
         p = torch.zeros_like(sums[0]) if exclusive else sums[0].clone()
         s = torch.zeros_like(p)
         weights = q.new_zeros(len(p), shape[2], shape[2])
-        self.products: list[Product | None] = []
-        self.inside = None
-        for level in range(self.levels + 1):
+        for level in range(leaf):
+            grow(p, s, sums[level], 1 << level)
+        self.leaves = None
+        if leaf:
+            h = 1 << leaf
+            half = sums[leaf].unsqueeze(2) / 2
+            parts = [x.unflatten(1, (-1, h)) for x in (q, k, p, s)]
+            self.leaves = Product(*parts[:2], parts[2] - half, parts[3] - half)
+            within(weights, h).copy_(self.leaves.scores().tril_(-1))
+        self.products: list[Product] = []  # from the leaves up
+        for level in range(leaf, self.levels):
             h = 1 << level
-            if level == self.leaf and level > 0:
-                self.inside = self._leaf(p, s, sums[level], h)
-                within(weights, h).copy_(self.inside.scores().tril_(-1))
-            if level == self.levels:
-                break
-            (_, right), (left, _) = halves(p, h), halves(s, h)
-            self.products.append(self._across(right, left, h) if level >= self.leaf else None)
-            if self.products[-1] is not None:
-                across(weights, h).copy_(self.products[-1].scores())
-            totals_left, totals_right = halves(sums[level], 1)
-            right += totals_left
-            left += totals_right
-        self.outside = Product(self.q, self.k, p, s)
+            self.products.append(
+                Product(halves(q, h)[1], halves(k, h)[0], halves(p, h)[1].clone(), halves(s, h)[0].clone())
+            )
+            across(weights, h).copy_(self.products[-1].scores())
+            grow(p, s, sums[level], h)
+        self.outside = Product(q, k, p, s)
         self.weights = weights.view(*shape[:2], *weights.shape[1:])
-        self.queries, self.keys = (x.view(shape) for x in (self.outside.q, self.outside.k))
-        self.keep = sums[-1].view(*shape[:2], -1, 1).exp()
-
-    def _leaf(self, p: Tensor, s: Tensor, total: Tensor, h: int) -> Product:
-        half = total.unsqueeze(2) / 2
-        q, k, p, s = (x.unflatten(1, (-1, h)) for x in (self.q, self.k, p, s))
-        return Product(q, k, p - half, s - half)
-
-    def _across(self, right: Tensor, left: Tensor, h: int) -> Product:
-        return Product(halves(self.q, h)[1], halves(self.k, h)[0], right, left)
+        self.queries, self.keys = self.outside.q.view(shape), self.outside.k.view(shape)
+        self.keep = exp_(sums[-1].clone()).view(*shape[:2], -1, 1)
 
     def backward(self, dweights: Tensor, dqueries: Tensor, dkeys: Tensor, dkeep: Tensor) -> GateGradients:
         """Gradients of A, of decayed queries and keys, and of e^T summed over E: (t, H, D, 1)."""
         shape = dqueries.shape
         dweights, dqueries, dkeys = (x.flatten(0, 1) for x in (dweights, dqueries, dkeys))
         dq, dk = dqueries * self.outside.p, dkeys * self.outside.s
-        dp, ds = dqueries * self.outside.q, dkeys * self.outside.k
+        dp, ds = dqueries.mul_(self.outside.q), dkeys.mul_(self.outside.k)
         dt = (dkeep * self.keep).view(len(dp), 1, -1)
-        for level in range(self.levels, -1, -1):
+        for level in range(self.levels - 1, self.leaf - 1, -1):
             h = 1 << level
-            if level == self.leaf and level > 0:
-                own = self.inside.backward(
-                    within(dweights, h).tril(-1), *(x.unflatten(1, (-1, h)) for x in (dq, dk))
-                )
-                dp += own[0].flatten(1, 2)
-                ds += own[1].flatten(1, 2)
-                dt = dt - own[0].sum(2)  # P and S both hold what of T lies outside a pair
-            if level == 0:
-                break
-            h //= 2
-            (_, right), (left, _) = halves(dp, h), halves(ds, h)
-            dt = torch.stack([dt + right.sum(2), dt + left.sum(2)], 2).flatten(1, 2)
-            if self.products[level - 1] is not None:
-                own = self.products[level - 1].backward(
-                    across(dweights, h), halves(dq, h)[1], halves(dk, h)[0]
-                )
-                right += own[0]
-                left += own[1]
-        if not self.exclusive:
-            dt = dt + dp
-        return GateGradients(dq.view(shape), dk.view(shape), dt.view(shape))
+            dt = shrink(dp, ds, dt, h)
+            product = self.products[level - self.leaf]
+            dright, dleft = product.backward(across(dweights, h), halves(dq, h)[1], halves(dk, h)[0])
+            halves(dp, h)[1].add_(dright)
+            halves(ds, h)[0].add_(dleft)
+        if self.leaves is not None:
+            h = 1 << self.leaf
+            inner = [x.unflatten(1, (-1, h)) for x in (dq, dk, dp, ds)]
+            dright, dleft = self.leaves.backward(within(dweights, h).tril(-1), *inner[:2])
+            inner[2].add_(dright)
+            inner[3].add_(dleft)
+            dt = dt - dright.sum(2)  # P and S both hold what of T lies outside a pair
+        for level in range(self.leaf - 1, -1, -1):
+            dt = shrink(dp, ds, dt, 1 << level)
+        dlog_decay = dt if self.exclusive else dt + dp
+        return GateGradients(*(x.view(shape) for x in (dq, dk, dlog_decay)))
+
+
+def vector_attention(log_decay: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> Factorised | Halved:
+    """One group's weights, from (t, H, C, D) each, C a power of two."""
+    sums, leaf = totals(log_decay.flatten(0, 1))
+    if 0 < leaf == len(sums) - 1:
+        return Factorised(sums, q, k, exclusive)
+    return Halved(sums, leaf, q, k, exclusive)

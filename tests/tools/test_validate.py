@@ -42,7 +42,8 @@ def test_topk_counts_the_k_most_likely(capsys, files, tmp_path):
 
 @pytest.mark.parametrize("more", [
     ("--no-prefetcher",), ("--channels-last",), ("--amp",), ("--model-dtype", "bfloat16"),
-    pytest.param(("--torchcompile", "eager"), marks=pytest.mark.slow), ("-b", "64"), ("--crop-mode", "squash", "--crop-pct", "1.0"),
+    pytest.param(("--torchcompile", "eager"), marks=pytest.mark.slow), ("-b", "64"),
+    ("--crop-mode", "squash", "--crop-pct", "1.0"),
     ("--input-size", "3", "32", "48"), ("-j", "1"), ("--interpolation", "nearest"), ("--gp", "max"),
 ], ids=" ".join)  # fmt: skip
 def test_the_form_of_the_run_does_not_change_the_answers(capsys, files, more):

@@ -47,10 +47,14 @@ def check_body(
     check_stages(owner, dims, depths, heads, **per_stage)
     check_count(owner, "in_chans", in_chans)
     check_rate(owner, "drop_path_rate", drop_path_rate)
-    if not isinstance(ffn_ratio, Real) or not 1 <= min(dims) * ffn_ratio < float("inf"):
+    check_ratio(owner, "ffn_ratio", ffn_ratio, dims)
+
+
+def check_ratio(owner: str, name: str, value: object, dims: Sequence[int]) -> None:
+    """``value`` times the least of ``dims`` must be a hidden width."""
+    if not isinstance(value, Real) or not 1 <= min(dims) * value < float("inf"):
         raise ValueError(
-            f"{owner}: ffn_ratio must give a hidden width of at least 1 for dim={min(dims)}, "
-            f"got {ffn_ratio!r}"
+            f"{owner}: {name} must give a hidden width of at least 1 for dim={min(dims)}, got {value!r}"
         )
 
 

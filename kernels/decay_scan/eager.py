@@ -139,18 +139,17 @@ class Scan:
 
 def advance(S: Tensor, update: Tensor, keep: Tensor, rounds: list[int]) -> Tensor:
     """S (R, H, D, E) through the tiles' S = keep S + update, in place; returns S before every tile."""
-    entry, at = torch.empty_like(update), 0
-    entry[: rounds[0]] = S[: rounds[0]]
+    entry = torch.empty_like(update)
+    befores, updates = entry.split(rounds), update.split(rounds)
+    kept = [keep] * len(rounds) if keep.shape[0] == 1 else keep.split(rounds)
+    befores[0].copy_(S[: rounds[0]])
     for r, n in enumerate(rounds):
-        own = slice(at, at + n)
-        kept = keep if keep.shape[0] == 1 else keep[own]
-        more = rounds[r + 1] if r + 1 < len(rounds) else 0
-        at += n
-        if more == n:
-            torch.addcmul(update[own], entry[own], kept, out=entry[at : at + n])
-        else:
-            torch.addcmul(update[own], entry[own], kept, out=S[:n])
-            entry[at : at + more] = S[:more]
+        if r + 1 < len(rounds) and rounds[r + 1] == n:
+            torch.addcmul(updates[r], befores[r], kept[r], out=befores[r + 1])
+            continue
+        torch.addcmul(updates[r], befores[r], kept[r], out=S[:n])  # some states end here
+        if r + 1 < len(rounds):
+            befores[r + 1].copy_(S[: rounds[r + 1]])
     return entry
 
 
@@ -158,15 +157,17 @@ def retreat(dS: Tensor, dentry: Tensor, keep: Tensor, rounds: list[int]) -> Tens
     """``advance`` backwards: dS of the last exits becomes that of the first entries, in place; returns that
     of every exit.
     """
-    dexit, end = torch.empty_like(dentry), len(dentry)
-    dexit[end - rounds[-1] :] = dS[: rounds[-1]]
+    dexit = torch.empty_like(dentry)
+    afters, dentries = dexit.split(rounds), dentry.split(rounds)
+    kept = [keep] * len(rounds) if keep.shape[0] == 1 else keep.split(rounds)
+    afters[-1].copy_(dS[: rounds[-1]])
     for r in range(len(rounds) - 1, -1, -1):
-        n, own = rounds[r], slice(end - rounds[r], end)
-        kept = keep if keep.shape[0] == 1 else keep[own]
-        end -= n
-        torch.addcmul(dentry[own], dexit[own], kept, out=dS[:n])
+        if r and rounds[r - 1] == rounds[r]:
+            torch.addcmul(dentries[r], afters[r], kept[r], out=afters[r - 1])
+            continue
+        torch.addcmul(dentries[r], afters[r], kept[r], out=dS[: rounds[r]])
         if r:
-            dexit[end - rounds[r - 1] : end] = dS[: rounds[r - 1]]
+            afters[r - 1].copy_(dS[: rounds[r - 1]])
     return dexit
 
 

@@ -24,8 +24,7 @@ def totals(log_decay: Tensor) -> tuple[list[Tensor], int]:
     """Sums over blocks of 1, 2, 4, ... C tokens, each (p, C / h, D), and the level of the leaves."""
     sums = [log_decay]
     while sums[-1].shape[1] > 1:
-        pairs = sums[-1].unflatten(1, (-1, 2))
-        sums.append(pairs[:, :, 0] + pairs[:, :, 1])
+        sums.append(sums[-1][:, 0::2] + sums[-1][:, 1::2])
     for level in range(len(sums) - 1, 0, -1):
         low, high = sums[level].aminmax()
         if low >= -LEAF and high <= LEAF:
@@ -33,10 +32,9 @@ def totals(log_decay: Tensor) -> tuple[list[Tensor], int]:
     return sums, 0
 
 
-def halves(x: Tensor, h: int) -> tuple[Tensor, Tensor]:
-    """(p, C, d) -> left and right halves of its blocks of 2h tokens, each (p, C / 2h, h, d); views."""
-    left, right = x.unflatten(1, (-1, 2, h)).unbind(2)
-    return left, right
+def half(x: Tensor, h: int, side: int) -> Tensor:
+    """(p, C, d) -> the left (0) or right (1) halves of its blocks of 2h tokens, (p, C / 2h, h, d); a view."""
+    return x.view(x.shape[0], -1, 2, h, x.shape[2]).select(2, side)
 
 
 def across(weights: Tensor, h: int) -> Tensor:
@@ -58,10 +56,8 @@ def exits(log_decay: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     s = torch.zeros_like(total)
     h = 1
     while total.shape[1] > 1:
-        first, second = halves(total, 1)
-        left, _ = halves(s, h)
-        left += second
-        total, h = (first + second).squeeze(2), 2 * h
+        half(s, h, 0).add_(total[:, 1::2].unsqueeze(2))
+        total, h = total[:, 0::2] + total[:, 1::2], 2 * h
     return k.mul_(exp_(s).view(k.shape)), exp_(total.view(*k.shape[:2], -1, 1).clone())
 
 
@@ -93,16 +89,14 @@ def grow(p: Tensor, s: Tensor, total: Tensor, h: int) -> None:
     """P and S (p, C, D) of blocks of h tokens, which have totals T (p, C / h, D), become those of 2h; in
     place.
     """
-    (_, right), (left, _) = halves(p, h), halves(s, h)
-    first, second = halves(total, 1)
-    right += first
-    left += second
+    half(p, h, 1).add_(total[:, 0::2].unsqueeze(2))
+    half(s, h, 0).add_(total[:, 1::2].unsqueeze(2))
 
 
 def shrink(dp: Tensor, ds: Tensor, dt: Tensor, h: int) -> Tensor:
     """``grow`` backwards: from the gradient of the totals of 2h tokens, dt (p, C / 2h, D), to that of h."""
-    (_, right), (left, _) = halves(dp, h), halves(ds, h)
-    return torch.stack([dt + right.sum(2), dt + left.sum(2)], 2).flatten(1, 2)
+    left, right = dt + half(dp, h, 1).sum(2), dt + half(ds, h, 0).sum(2)
+    return torch.stack([left, right], 2).flatten(1, 2)
 
 
 class Factorised:
@@ -117,8 +111,8 @@ class Factorised:
         for level in range(self.levels):
             grow(p, s, sums[level], 1 << level)
         self.outside = Product(q.flatten(0, 1), k.flatten(0, 1), p, s)
-        self.half = (sums[-1] / -2).exp_()
-        self.q, self.k = self.outside.q * self.half, self.outside.k * self.half
+        self.centre = (sums[-1] / -2).exp_()
+        self.q, self.k = self.outside.q * self.centre, self.outside.k * self.centre
         self.weights = torch.matmul(self.q, self.k.mT).tril_(-1).view(*shape[:2], shape[2], shape[2])
         self.queries, self.keys = self.outside.q.view(shape), self.outside.k.view(shape)
         self.keep = exp_(sums[-1].clone()).view(*shape[:2], -1, 1)
@@ -128,8 +122,8 @@ class Factorised:
         shape = dqueries.shape
         dweights, dqueries, dkeys = (x.flatten(0, 1) for x in (dweights.tril_(-1), dqueries, dkeys))
         inner = torch.matmul(dweights, self.k)
-        dqueries.addcmul_(inner, self.half)
-        dkeys.addcmul_(torch.matmul(dweights.mT, self.q), self.half)
+        dqueries.addcmul_(inner, self.centre)
+        dkeys.addcmul_(torch.matmul(dweights.mT, self.q), self.centre)
         # P and S both hold what of T lies outside a pair
         dt = (dkeep * self.keep).view(len(inner), 1, -1) - inner.mul_(self.q).sum(1, keepdim=True)
         dp, ds = dqueries * self.outside.q, dkeys * self.outside.k
@@ -157,15 +151,15 @@ class Halved:
         self.leaves = None
         if leaf:
             h = 1 << leaf
-            half = sums[leaf].unsqueeze(2) / 2
+            centre = sums[leaf].unsqueeze(2) / 2
             parts = [x.unflatten(1, (-1, h)) for x in (q, k, p, s)]
-            self.leaves = Product(*parts[:2], parts[2] - half, parts[3] - half)
+            self.leaves = Product(*parts[:2], parts[2] - centre, parts[3] - centre)
             within(weights, h).copy_(self.leaves.scores().tril_(-1))
         self.products: list[Product] = []  # from the leaves up
         for level in range(leaf, self.levels):
             h = 1 << level
             self.products.append(
-                Product(halves(q, h)[1], halves(k, h)[0], halves(p, h)[1].clone(), halves(s, h)[0].clone())
+                Product(half(q, h, 1), half(k, h, 0), half(p, h, 1).clone(), half(s, h, 0).clone())
             )
             across(weights, h).copy_(self.products[-1].scores())
             grow(p, s, sums[level], h)
@@ -185,9 +179,9 @@ class Halved:
             h = 1 << level
             dt = shrink(dp, ds, dt, h)
             product = self.products[level - self.leaf]
-            dright, dleft = product.backward(across(dweights, h), halves(dq, h)[1], halves(dk, h)[0])
-            halves(dp, h)[1].add_(dright)
-            halves(ds, h)[0].add_(dleft)
+            dright, dleft = product.backward(across(dweights, h), half(dq, h, 1), half(dk, h, 0))
+            half(dp, h, 1).add_(dright)
+            half(ds, h, 0).add_(dleft)
         if self.leaves is not None:
             h = 1 << self.leaf
             inner = [x.unflatten(1, (-1, h)) for x in (dq, dk, dp, ds)]

@@ -27,12 +27,15 @@ def main(rank: int, world: int, file: str) -> None:
     angle = torch.randn(40, 3, 4, dtype=torch.float64).repeat_interleave(2, -1)
     mask = torch.zeros(2, 40, dtype=torch.bool)
     mask[:, a:b] = True
+    # in half of the channels the parts are so far apart that only their largest key is a scale for all
+    ramp = torch.arange(40)[:, None, None] * torch.tensor([50.0] * 4 + [0.0] * 4).double()
     for rope in (None, (angle.cos(), angle.sin())):
-        whole = key_softmax_attn(q, 20 * k, v, rope=rope)
+        keys = 20 * k + ramp
+        whole = key_softmax_attn(q, keys, v, rope=rope)
         wanted = torch.autograd.grad((whole * probe).sum(), (q, k, v))
 
         part = None if rope is None else tuple(t[own] for t in rope)
-        state = key_softmax_reduce(20 * k[:, own], v[:, own], rope=part, mask=mask[:, own]).all_reduce()
+        state = key_softmax_reduce(keys[:, own], v[:, own], rope=part, mask=mask[:, own]).all_reduce()
         y = key_softmax_readout(q[:, own], state, rope=part)
         share = probe[:, own] * mask[:, own, None, None]
         got = torch.autograd.grad((y * share).sum(), (q, k, v))

@@ -21,8 +21,8 @@ def random(shape, seed: int) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
 
 
-def fill_tensor(key: str, shape) -> torch.Tensor:
-    """The weight of an official key: drawn by the key's checksum, rounded to float32, widened again."""
+def fill_tensor(key: str, shape, rounded: bool = True) -> torch.Tensor:
+    """The weight of an official key: drawn by the key's checksum; rounded to float32 and widened again."""
     last = key.rsplit(".", 1)[-1]
     if last == "num_batches_tracked":
         return torch.zeros(tuple(shape), dtype=torch.int64)
@@ -35,18 +35,22 @@ def fill_tensor(key: str, shape) -> torch.Tensor:
         n = 0.1 * n if "bias" in last else 1 + 0.1 * n
     else:
         n /= np.sqrt(n.size / n.shape[0])
-    return torch.from_numpy(np.asarray(n).astype(np.float32)).double()
+    n = np.asarray(n)
+    return torch.from_numpy(n.astype(np.float32) if rounded else n).double()
 
 
-def fill(shapes: dict, keep=()) -> dict[str, torch.Tensor]:
-    """Official names to weights, float64. Rotary tables (``keep``) hold what the authors' code builds."""
+def fill(shapes: dict, keep=(), rounded: bool = True) -> dict[str, torch.Tensor]:
+    """Official names to weights, float64. Rotary tables (``keep``) hold what the authors' code builds.
+
+    Some figures were made of weights that were ``rounded`` to float32 first, some (InLine's) were not.
+    """
     out = {}
     for key, shape in shapes.items():
         if key.rsplit(".", 1)[-1] in keep:
             theta = 1.0 / 10000 ** torch.linspace(0, 1, shape[0] // 2)
             out[key] = theta.repeat_interleave(2)
         else:
-            out[key] = fill_tensor(key, shape)
+            out[key] = fill_tensor(key, shape, rounded)
     return out
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import timm
 from mmengine.model import PretrainedInit
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
@@ -24,8 +25,14 @@ def _pretrained_entries(init_cfg: dict | list[dict] | None) -> list[dict]:
     return [e for e in entries if e.get("type") in ("Pretrained", "PretrainedInit", PretrainedInit)]
 
 
-def check_source(pretrained: object, init_cfg: dict | list[dict] | None) -> None:
-    """Raises ValueError unless at most one place names weights, and names a bool, a file or an address."""
+def check_source(name: str, pretrained: object, init_cfg: dict | list[dict] | None) -> None:
+    """Raises ValueError unless at most one place names weights, and these can be found for model ``name``."""
+    elsewhere = ":" in name  # hf-hub:, local-dir: have their weights with them
+    if pretrained is True and not elsewhere and not timm.get_pretrained_cfg(name).has_weights:
+        raise ValueError(
+            f"LinzooBackbone: pretrained must be a file or False: no weights are published for {name} under "
+            "a known address"
+        )
     if not isinstance(pretrained, (bool, str, Path)) or pretrained == "":
         raise ValueError(f"LinzooBackbone: pretrained must be True, False or a file, got {pretrained!r}")
     entries = _pretrained_entries(init_cfg)
@@ -82,17 +89,27 @@ def fitting(backbone: LinzooBackbone, source: bool | str) -> StateDict:
 def _fresh_body(backbone: LinzooBackbone, weights: StateDict | None, source: bool | str) -> StateDict:
     """The weights as timm puts them into a new body, with its own renaming."""
     overlay = None if weights is None else {"state_dict": weights}
+
+    def make() -> StateDict:
+        options = {**backbone.model_kwargs, "pretrained": True, "pretrained_cfg_overlay": overlay}
+        return make_body(backbone.model_name, own_arguments=(), **options).state_dict()
+
     try:
-        body = make_body(
-            backbone.model_name, own_arguments=(), pretrained=True, pretrained_cfg_overlay=overlay,
-            **backbone.model_kwargs,
-        )  # fmt: skip
-    except RuntimeError as error:  # torch's list of names and shapes, or timm's of what it knows
+        state = make()
+    except RuntimeError as error:  # torch's list of names and shapes
         what = "the published weights" if source is True else source
         raise ValueError(
             f"LinzooBackbone: {what} cannot be loaded into {backbone.model_name}: {error}"
         ) from error
-    return body.state_dict()
+    if weights is not None and getattr(inner(backbone.body), "official", None) is None:
+        # timm passes over what is missing: that is drawn at random, so a second body has other values
+        drawn = [k for k, v in make().items() if not v.equal(state[k])]
+        if drawn:
+            raise ValueError(
+                f"LinzooBackbone: {source} must hold every tensor of {backbone.model_name}, at least "
+                f"{len(drawn)} of {len(state)} are not in it (first: {drawn[0]}): another model's file?"
+            )
+    return state
 
 
 def differences(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], optional: str = "\n") -> str:

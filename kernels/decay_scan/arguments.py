@@ -12,7 +12,6 @@ BACKENDS = (
     Backend("eager", lambda x: None, by_name_only=lambda x: False),
     Backend("reference", lambda x: None, by_name_only=lambda x: True),
 )
-NORMALIZERS = (None, "max")
 
 
 def check_tokens(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> None:
@@ -49,7 +48,8 @@ def check_options(
     for name, flag in (("exclusive", exclusive), ("reverse", reverse)):
         if not isinstance(flag, bool):
             raise TypeError(f"{OP}: {name} must be True or False, got {type(flag).__name__}")
-    checks.check_word(OP, "normalizer", normalizer, NORMALIZERS)
+    if normalizer not in (None, "max"):
+        raise ValueError(f"{OP}: normalizer must be None or 'max', got {normalizer!r}")
     checks.check_number(OP, "scale", scale)
     checks.check_integer(OP, "chunk", chunk, least=1)
     if bonus is not None:

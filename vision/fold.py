@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .l2vit.mixer import LocalConcentration
-from .l2vit.model import L2ViT
 from .l2vit.stem import PaddedStem
 from .layers import ConvStem, DepthwiseConv, Downsample, LayerScale, Neck, ResidualDepthwiseConv
-from .pyramid import Block, Pyramid
+from .pyramid import Block
+from .timm_model import TimmModel
 
 
 class ChannelShift(nn.Module):
@@ -41,16 +41,17 @@ def fold(model: nn.Module) -> nn.Module:
     """A folded copy of a model, for inference; the model itself is not changed.
 
     Args:
-        model: a Pyramid (RAVLT, MALA, NaLaFormer) or an L2ViT, or timm's features_only wrapper around one; in
-            eval mode. Any dtype; any device that holds numbers, so not "meta"; float64 arithmetic.
+        model: one of this library's models, or timm's features_only wrapper around one; in eval mode. Any
+            dtype; any device that holds numbers, so not "meta"; float64 arithmetic. A model that has none of
+            the parts above (InLine's four forms) comes back as an equal copy.
     Returns: the same class with the same outputs up to rounding, in eval mode. Its state dict is its own: it
         loads into no other model, and training it trains something else than the model. What is frozen in
         the model is frozen in the copy.
     Raises: TypeError for another class; ValueError in training mode and for parameters on "meta".
     """
     backbone = model.model if isinstance(model, FeatureGetterNet) else model
-    if not isinstance(backbone, (Pyramid, L2ViT)):
-        raise TypeError(f"fold: model must be a Pyramid or an L2ViT, got {type(backbone).__name__}")
+    if not isinstance(backbone, TimmModel):
+        raise TypeError(f"fold: model must be a vision model of linzoo, got {type(backbone).__name__}")
     if any(module.training for module in model.modules()):
         raise ValueError("fold: model must be in eval mode (call model.eval() first), got training mode")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):

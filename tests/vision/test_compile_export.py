@@ -2,10 +2,9 @@
 
 Every variant keeps its widths and heads; depths are cut to the fewest blocks that hold each kind, since
 tracing time grows with depth and each further block repeats the same code. Inductor, saving and ONNX run on
-one small model a family.
+one small model a model class.
 """
 
-import importlib
 import io
 import warnings
 
@@ -13,13 +12,10 @@ import pytest
 import timm
 import torch
 
-from linzoo.vision import FAMILIES
+from .slim import NAMES, forms, narrow, slim_depths
 
-NAMES = [name for family in FAMILIES for name in importlib.import_module(f"linzoo.vision.{family}").VARIANTS]
-SMALL = {"dims": (16, 32, 48, 64), "heads": (1, 2, 3, 4), "num_classes": 7}
-TINY = [f"{family}_tiny" for family in FAMILIES]
 every_variant = pytest.mark.parametrize("name", NAMES)
-every_family = pytest.mark.parametrize("name", TINY)
+every_form = pytest.mark.parametrize("name", forms())
 
 # what the exported program must take: odd sizes, another batch, one window a side and several
 DYNAMIC = {
@@ -35,8 +31,7 @@ OTHERS = [(1, 3, 64, 64), (3, 3, 45, 131), (1, 3, 224, 300)]
 
 def build(name, **kwargs):
     torch.manual_seed(0)
-    depths = (2, 1, 1, 2) if name.startswith("l2vit") else (1, 1, 1, 1)
-    model = timm.create_model(name, depths=depths, **{"drop_path_rate": 0.0, **kwargs}).eval()
+    model = timm.create_model(name, **slim_depths(name), **{"drop_path_rate": 0.0, **kwargs}).eval()
     with torch.no_grad():
         for key, value in model.state_dict().items():
             if value.is_floating_point() and value.ndim > 1:
@@ -77,9 +72,9 @@ def test_compiled_in_one_graph_forward_and_backward_are_the_eager_ones(name):
 
 
 @pytest.mark.slow
-@every_family
+@every_form
 def test_inductor_gives_the_eager_outputs(name):
-    model = build(name, **SMALL)
+    model = build(name, **narrow(name))
     compiled = torch.compile(model, fullgraph=True)
     with torch.no_grad():
         x = torch.randn(2, 3, 64, 80)
@@ -99,9 +94,9 @@ def test_exported_with_dynamic_batch_height_and_width(name):
 
 
 @pytest.mark.slow
-@every_family
+@every_form
 def test_an_exported_program_survives_saving(name):
-    model = build(name, **SMALL)
+    model = build(name, **narrow(name))
     program = torch.export.export(model, (torch.randn(*EXAMPLE),), dynamic_shapes=DYNAMIC)
     file = io.BytesIO()
     torch.export.save(program, file)
@@ -114,11 +109,11 @@ def test_an_exported_program_survives_saving(name):
 
 
 @pytest.mark.slow
-@every_family
+@every_form
 def test_onnxruntime_computes_the_same_at_other_sizes(name, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    model = build(name, **SMALL)
+    model = build(name, **narrow(name))
     path = tmp_path / "model.onnx"
     torch.onnx.export(
         model, (torch.randn(*EXAMPLE),), path, dynamo=True, dynamic_shapes=DYNAMIC, verbose=False
@@ -132,10 +127,10 @@ def test_onnxruntime_computes_the_same_at_other_sizes(name, tmp_path):
             close(torch.from_numpy(got), model(x))
 
 
-@every_family
+@every_form
 @pytest.mark.parametrize("side", [64, 112])  # grids that windows of 7 do not divide, and grids that they do
 def test_a_trace_made_at_one_size_runs_at_others(name, side):
-    model = build(name, **SMALL)
+    model = build(name, **narrow(name))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: the checks of the image's shape are not recorded
         traced = torch.jit.trace(model, torch.randn(1, 3, side, side), check_trace=False)

@@ -10,6 +10,8 @@ from torch import nn
 from linzoo.vision.fold import ChannelShift, fold
 from linzoo.vision.layers import LayerScale, ResidualDepthwiseConv
 
+from .slim import narrow, slim_depths
+
 SMALL = {"dims": (16, 32, 48, 64), "depths": (2, 1, 1, 2), "heads": (1, 2, 3, 4), "num_classes": 7}
 FAMILIES = ("ravlt_tiny", "mala_tiny", "nalaformer_tiny", "l2vit_tiny")
 SIZES = [(64, 64), (70, 45), (33, 96)]
@@ -134,7 +136,16 @@ def test_what_is_frozen_stays_frozen_and_what_is_not_does_not(name):
         assert parameter.requires_grad == key.startswith("stages.0."), key
 
 
+@pytest.mark.parametrize("name", ["inline_deit_tiny", "inline_pvt_tiny"])
+def test_a_model_without_anything_to_fold_comes_back_as_an_equal_copy(name):
+    model = timm.create_model(name, **narrow(name), **slim_depths(name)).eval()
+    x = torch.randn(1, 3, 64, 48)
+    folded = fold(model)
+    assert folded is not model and folded.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(folded(x), model(x))
+
+
 @pytest.mark.parametrize("other", [nn.Linear(2, 2), "ravlt_tiny"], ids=["module", "name"])
 def test_other_classes_are_refused_by_name(other):
-    with pytest.raises(TypeError, match=f"must be a Pyramid or an L2ViT, got {type(other).__name__}"):
+    with pytest.raises(TypeError, match=f"must be a vision model of linzoo, got {type(other).__name__}"):
         fold(other)

@@ -17,6 +17,13 @@ from ..parity_fill import assert_matches, condition, figures, fill, random
 from .test_parity import F32, F64, check_case
 
 SMALL = {"dims": (16, 32, 48, 64), "depths": (2, 1, 2, 2), "heads": (1, 2, 3, 4), "num_classes": 5}
+
+
+def slim(name):
+    """Both kinds of block, window and linear, in the fewest."""
+    return {"depths": (2, 1, 1, 2)}
+
+
 SLOW = [pytest.param(v, marks=pytest.mark.slow) if "base" in v else v for v in l2vit.VARIANTS]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,16 +87,26 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_detector(cfg: Config, checkpoint: Path, device: torch.device, palette: str) -> nn.Module:
-    """mmdetection's detector, ready. Raises: ValueError listing names and shapes that do not fit."""
+    """mmdetection's detector, ready; classes as the checkpoint names them, else as the config does.
+
+    Raises: ValueError listing names and shapes that do not fit.
+    """
     from mmdet.apis import init_detector
 
+    from .detection.data_checks import classes_of, datasets
     from .detection.model_checks import check_fit, meta_detector, read_checkpoint, weights_of
 
     model = meta_detector(cfg)
     content = read_checkpoint(checkpoint, "CHECKPOINT")
     state = weights_of(content, model, f"CHECKPOINT {checkpoint}")
     check_fit(state, model, f"CHECKPOINT {checkpoint}")
-    return init_detector(cfg, str(checkpoint), palette=palette, device=str(device))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that COCO's classes are taken for a file without any: not here
+        detector = init_detector(cfg, str(checkpoint), palette=palette, device=str(device))
+    if not {"dataset_meta", "CLASSES"} & (content.get("meta") or {}).keys():
+        setting, dataset = next(datasets(cfg.test_dataloader.dataset, "test_dataloader.dataset"))
+        detector.dataset_meta["classes"] = classes_of(dataset, setting)
+    return detector
 
 
 def detect(model: nn.Module, picture: Path, score_thr: float) -> DetDataSample:

@@ -89,9 +89,16 @@ def set_visualization(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def set_tta(cfg: Config) -> None:
-    """The config's ``tta_model`` and ``tta_pipeline``, else mmdetection's: each picture and its mirror."""
+    """The config's ``tta_model`` and ``tta_pipeline``, else mmdetection's: each picture and its mirror.
+
+    Raises: ValueError for a model with masks, which mmdetection cannot merge.
+    """
     from mmengine.config import ConfigDict
 
+    from .detection.data_checks import head_counts
+
+    if any("mask_head" in place for place, _ in head_counts(cfg.model, "model")):
+        raise ValueError("--tta: the model must find boxes only, mmdetection cannot merge masks")
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset["dataset"]

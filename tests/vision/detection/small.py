@@ -4,6 +4,8 @@ from pathlib import Path
 
 import mmdet
 import timm
+import torch
+from mmengine.config import Config
 
 from .coco_set import CLASSES, CocoSet
 
@@ -146,4 +148,16 @@ def write_config(
         **settings,
     }
     path.write_text("\n".join(f"{key} = {value!r}" for key, value in content.items()) + "\n")
+    return path
+
+
+def write_weights(path: Path, config: Path, **content) -> Path:
+    """A checkpoint of the config's untrained detector; ``content`` is added to it."""
+    from mmdet.registry import MODELS as registry
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    model = registry.build(Config.fromfile(str(config)).model)
+    torch.save({"state_dict": model.state_dict(), "meta": {}, **content}, path)
     return path

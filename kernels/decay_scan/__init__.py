@@ -78,16 +78,13 @@ def decay_scan(
     check_initial(q, v, normalizer, initial, cu_seqlens)
     chosen = _choose(backend, q)
     words = (symmetric_block, bonus, exclusive, normalizer, input_gate, float(scale), reverse, initial)
-    with exactly(q):
-        if chosen == "reference":
+    if chosen == "reference":
+        with exactly(q):
             return decay_scan_reference(q, k, v, log_decay, *words, cu_seqlens)
-        if normalizer == "max":
-            return normalised(
-                q, k, v, log_decay, input_gate, initial, cu_seqlens, float(scale), reverse, chunk
-            )
-        block = symmetric_block or 0
-        tensors = (q, k, v, log_decay, None, bonus, initial, cu_seqlens)
-        return decay_scan_op(*tensors, block, exclusive, False, float(scale), reverse, chunk)
+    if normalizer == "max":
+        return normalised(q, k, v, log_decay, input_gate, initial, cu_seqlens, float(scale), reverse, chunk)
+    tensors = (q, k, v, log_decay, None, bonus, initial, cu_seqlens)
+    return decay_scan_op(*tensors, symmetric_block or 0, exclusive, False, float(scale), reverse, chunk)
 
 
 def _choose(backend: str, x: Tensor) -> str:

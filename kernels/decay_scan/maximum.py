@@ -14,8 +14,8 @@ def neighbours(m: Tensor, initial: Tensor, cu_seqlens: Tensor | None, reverse: b
     """
     if cu_seqlens is None:
         if reverse:
-            return torch.cat([m[:, 1:], initial.unsqueeze(1)], 1)
-        return torch.cat([initial.unsqueeze(1), m[:, :-1]], 1)
+            return torch.cat([m, initial.unsqueeze(1)], 1)[:, 1:]
+        return torch.cat([initial.unsqueeze(1), m], 1)[:, :-1]
     states, tokens = initial.shape[0], m.shape[1]
     token = torch.arange(tokens, device=m.device)
     segment = torch.bucketize(token, cu_seqlens[1:].long(), right=True)

@@ -158,9 +158,9 @@ def read(path: Path) -> dict:
     """Raises: ValueError for a file that is damaged or no training checkpoint of ours."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except PermissionError:
         raise
-    except Exception as error:  # zip and pickle each have their own classes for a damaged file
+    except Exception as error:  # zip, pickle and the system each have their own classes for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"--resume: {path} cannot be read, damaged or no checkpoint ({reason})") from None
     needed = {"state_dict", "optimizer", "args", "progress", "ranks"}

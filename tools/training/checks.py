@@ -29,8 +29,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raises: ValueError naming the flag, what it must be and what it was."""
     if not args.model:
         raise ValueError("--model must be a model's name (`linzoo list` shows ours), got none")
-    if args.data and args.data_dir and args.data != args.data_dir:
-        raise ValueError(f"DIR and --data-dir must be the same, got {args.data} and {args.data_dir}")
     check_numbers(args)
     check_ranges(args)
     check_together(args)

@@ -131,9 +131,9 @@ def class_numbers(dataset: Dataset) -> dict[Any, int] | None:
 
 
 def check_parts_differ(args: argparse.Namespace, train: Pictures, evaluation: Pictures) -> None:
-    """timm takes the whole folder where it has none for a split; validating on it would mean nothing."""
-    first, second = (getattr(part.reader, "root", None) for part in (train, evaluation))
-    if first == second:
+    """timm takes the whole folder where it has none for a split: the parts would share their pictures."""
+    first, second = (Path(getattr(part.reader, "root", args.data_dir)) for part in (train, evaluation))
+    if first.is_relative_to(second) or second.is_relative_to(first):
         root = Path(args.data_dir)
         have = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         raise ValueError(

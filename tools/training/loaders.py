@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 from .batches import EvalPlan, SeededBatches, TrainPlan, make_loader
 from .datasets import Datasets, channels
 from .seeding import Use, apart
+from .transforms import mend, train_transform
 from .world import World
 
 
@@ -167,9 +168,8 @@ def make_loaders(
     fast = not args.no_prefetcher
     words = train_transform_words(args, config)
     dataset = AugMixDataset(datasets.train, args.aug_splits) if args.aug_splits > 1 else datasets.train
-    dataset.transform = create_transform(
+    dataset.transform = train_transform(
         config["input_size"],
-        is_training=True,
         use_prefetcher=fast,
         separate=args.aug_splits > 0,
         re_num_splits=erasing_splits(args),
@@ -234,6 +234,7 @@ def streamed_loaders(
         **shared,
         **train_transform_words(args, config),
     )
+    mend(datasets.train.transform)
     evaluation = None
     if datasets.evaluation is not None:
         size = args.validation_batch_size or args.batch_size

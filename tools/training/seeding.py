@@ -26,7 +26,7 @@ class Use(IntEnum):
 
 def seed_all(key: Sequence[int], device: torch.device | None = None) -> None:
     """Seed Python's, numpy's and torch's generators (the CPU's, and ``device``'s if given) by ints >= 0."""
-    words = np.random.SeedSequence(key).generate_state(6)
+    words = np.random.SeedSequence((len(key), *key)).generate_state(6)  # it takes (1,) and (1, 0) for one
     random.seed(int(words[0]) << 32 | int(words[1]))
     np.random.seed(words[2:4])
     number = int(words[4]) << 31 | int(words[5])

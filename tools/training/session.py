@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -40,7 +41,7 @@ def train(args: argparse.Namespace) -> int:
         returned when the loss or a weight became NaN or infinite.
     """
     check_arguments(args)
-    args.data_dir = args.data_dir or args.data
+    args.data_dir = args.data or args.data_dir  # DIR wins over a recipe's data_dir
     world = join_world(args.device)
     check_processes(args, world)
     log = Log(world.primary, args.report_to)
@@ -130,8 +131,7 @@ def assemble(
     net: nn.Module = model
     no_sync: Callable[[], Any] = nullcontext
     if world.size > 1:
-        ids = None if world.device.type == "cpu" else [world.device.index]
-        net = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=not args.no_ddp_bb)
+        net = DistributedDataParallel(model, **ddp_words(args, world))
         no_sync = net.no_sync
     if args.torchcompile:
         net = torch.compile(net, backend=args.torchcompile, mode=args.torchcompile_mode)
@@ -154,6 +154,15 @@ def assemble(
         folder=CheckpointFolder(folder, args.checkpoint_hist, args.eval_metric == "loss"),
         progress=Progress(),
     )
+
+
+def ddp_words(args: argparse.Namespace, world: World) -> dict[str, Any]:
+    """DistributedDataParallel's words; torch 2.14 has a new one for buffers and warns of the old."""
+    words: dict[str, Any] = {} if world.device.type == "cpu" else {"device_ids": [world.device.index]}
+    if args.no_ddp_bb:
+        known = inspect.signature(DistributedDataParallel).parameters
+        words["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False
+    return words
 
 
 def start(run: Run, resumed: tuple[Path, dict] | None) -> None:

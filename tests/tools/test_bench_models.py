@@ -51,6 +51,25 @@ def test_rows_against_upstream_are_kept_with_machine_and_commit(tmp_path):
     assert {"command", "device", "torch", "commit", "threads", "date", "rounds"} <= set(row)
 
 
+def test_timms_own_models_are_timed_by_name_or_where_no_model_of_ours_fits(tmp_path):
+    path = tmp_path / "out.csv"
+    words = ["--img-size", "64", "--num-warm-iter", "0", "--num-bench-iter", "1", "--results-file", str(path)]
+    assert bench("--model", "efficientvim_m1", "efficientvim_m[2]", *words) == 0
+    rows = list(csv.DictReader(path.open()))
+    assert [(r["model"], r["form"]) for r in rows] == [
+        ("efficientvim_m1", "eager"),
+        ("efficientvim_m2", "eager"),
+    ]
+    assert float(rows[0]["param_count_m"]) == pytest.approx(6.68, abs=0.01)
+
+
+def test_a_rival_that_is_not_written_down_is_refused_before_anything_is_timed(capsys):
+    words = ["--img-size", "64", "--against-upstream"]
+    assert bench("--model", "nalaformer_xt", "efficientvim_m1", *words) == 2
+    captured = capsys.readouterr()
+    assert "--against-upstream: not available for efficientvim_m1" in captured.err and not captured.out
+
+
 def test_half_precision_and_autocast_run():
     for precision in ("bfloat16", "amp"):
         assert bench("--model", "nalaformer_xt", "--img-size", "64", "--num-bench-iter", "1",

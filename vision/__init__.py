@@ -6,7 +6,7 @@ from .fold import fold
 from .layers import mixer_names, register_mixer
 from .pyramid import Pyramid
 
-FAMILIES = ("ravlt", "mala", "nalaformer", "l2vit", "inline")
+FAMILIES = ("ravlt", "mala", "nalaformer", "l2vit", "inline", "lightnet")
 
 for _family in FAMILIES:
     import_module(f".{_family}", __name__)

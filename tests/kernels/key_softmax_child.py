@@ -30,12 +30,12 @@ def main(rank: int, world: int, file: str) -> None:
     # in half of the channels the parts are so far apart that only their largest key is a scale for all
     ramp = torch.arange(40)[:, None, None] * torch.tensor([50.0] * 4 + [0.0] * 4).double()
     for rope in (None, (angle.cos(), angle.sin())):
-        keys = 20 * k + ramp
-        whole = key_softmax_attn(q, keys, v, rope=rope)
+        whole = key_softmax_attn(q, 20 * k + ramp, v, rope=rope)
         wanted = torch.autograd.grad((whole * probe).sum(), (q, k, v))
 
         part = None if rope is None else tuple(t[own] for t in rope)
-        state = key_softmax_reduce(keys[:, own], v[:, own], rope=part, mask=mask[:, own]).all_reduce()
+        keys = (20 * k + ramp)[:, own]
+        state = key_softmax_reduce(keys, v[:, own], rope=part, mask=mask[:, own]).all_reduce()
         y = key_softmax_readout(q[:, own], state, rope=part)
         share = probe[:, own] * mask[:, own, None, None]
         got = torch.autograd.grad((y * share).sum(), (q, k, v))

@@ -192,7 +192,7 @@ def test_processes_with_parts_of_the_tokens_equal_one_process_with_all(world, tm
         for rank in range(world)
     ]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in children]
+        errors = [process.communicate(timeout=300)[1] for process in children]
     finally:
         for process in children:
             process.kill()

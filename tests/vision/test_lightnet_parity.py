@@ -3,10 +3,8 @@
 Inputs are (B, heads, N, d) there and (B, N, heads, d) here. Weights are not rounded to float32 first.
 """
 
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +16,7 @@ from linzoo.vision.lightnet.lrpe import cosine_tables, grid_angles, position_tab
 from linzoo.vision.lightnet.recurrence import additive_scan
 from linzoo.vision.lightnet.tpe import Tpe
 
-from ..parity_fill import assert_matches, figures, random
+from ..parity_fill import assert_matches, figures, fill, random
 
 RECORD = figures("lightnet_modules")
 GRID, HEADS, DIM = tuple(RECORD["grid"]), RECORD["heads"], RECORD["dim"]
@@ -159,21 +157,8 @@ def test_md_lrpe_cosine(name, seed, prefix):
 # --- whole mixers
 
 
-def fill(shapes):
-    """Fill by key, kept in float64."""
-    out = {}
-    for key, shape in shapes.items():
-        n = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(tuple(shape))
-        if n.ndim == 1:
-            n = 0.1 * n if "bias" in key else 1 + 0.1 * n
-        else:
-            n /= np.sqrt(n.size / n.shape[0])
-        out[key] = torch.from_numpy(n)
-    return out
-
-
 def load(module, record):
-    module.load_state_dict(from_official(fill(record["state_dict"])))
+    module.load_state_dict(from_official(fill(record["state_dict"], rounded=False)))
     return module
 
 

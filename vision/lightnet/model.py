@@ -126,8 +126,13 @@ class LightNet(Isotropic):
         return {n for n, _ in self.named_parameters() if n.startswith("pos_embed.") and n.endswith(vectors)}
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, N, C) -> mean, norm, logits (B, num_classes); pre_logits: the classifier's input."""
-        x = self.head_drop(self.fc_norm(self.pool(x)))
+        """Tokens (B, N, C) -> mean, norm, logits (B, num_classes); pre_logits: the classifier's input.
+
+        Without pooling there is no norm: what ``forward_features`` gives comes out.
+        """
+        if self.global_pool:
+            x = self.fc_norm(self.pool(x))
+        x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
     def prune_intermediate_layers(

@@ -73,8 +73,7 @@ def additive_scan(
         start = g.new_full((len(q), *q.shape[2:]), 0.0 if unit_prior else NOTHING)
         z = torch.cat(((start if initial is None else initial.z).unsqueeze(1), g), 1).logcumsumexp(1)
         before, z = z[:, :-1], z[:, 1:]
-        # before the first mass the state is 0: any decay serves, and a huge one would swamp cumulated sums
-        log_decay = torch.where(before <= 0.5 * NOTHING, 0, before - z)
+        log_decay = before - z  # about -1e30 at the first mass: a reset of a state that is 0
         weight = (g - z).exp()
         if mask is not None:
             weight = weight * mask[..., None, None]

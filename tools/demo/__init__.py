@@ -12,7 +12,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-PARTS = ("digits", "scaling", "attention")
+PARTS = ("digits", "scaling", "attention", "detection")
 MARK = ".linzoo-demo"  # in a folder that a run has made its own
 
 
@@ -113,7 +113,7 @@ FOOTER = """{made}. Photographs: scikit-image (CC0); digits: scikit-learn. All f
 
 
 def lead_of(sections: dict[str, dict], quick: bool) -> str:
-    from . import page, scaling_page
+    from . import detection_page, page, scaling_page
 
     boxes = []
     if "digits" in sections:
@@ -123,6 +123,8 @@ def lead_of(sections: dict[str, dict], quick: bool) -> str:
         boxes.append((box, f"of held-out digits right, {len(shares)} mixers"))
     if "scaling" in sections:
         boxes += scaling_page.headline(sections["scaling"])
+    if "detection" in sections:
+        boxes += detection_page.headline(sections["detection"])
     boxes.append(
         (f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of training and measuring")
     )

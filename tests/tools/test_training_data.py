@@ -12,6 +12,7 @@ from .train_runs import (
     last,
     make_pictures,
     one_thread,
+    refused,
     rows,
     run,
 )
@@ -61,3 +62,44 @@ def test_posterising_to_nothing_gives_a_black_picture():
         assert np.asarray(ops[0](Image.new("RGB", (8, 8), "white"))).max() == 0
         ops[0].magnitude = 9
         assert np.asarray(ops[0](Image.new("RGB", (8, 8), "white"))).min() > 0
+
+
+class Stream:
+    """A reader as timm has them for webdatasets: pictures in the order of the epoch, no index."""
+
+    def __init__(self):
+        self.epoch = 0
+
+    def __iter__(self):
+        for i in range(12):
+            yield Image.new("L", (16, 16), 20 * ((i + self.epoch) % 12)), i % 2
+
+    def __len__(self):
+        return 12
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.epochs.append(epoch)
+
+
+@pytest.mark.parametrize("prefetcher", [[], ["--no-prefetcher"]], ids=["prefetched", "plain"])
+def test_a_stream_is_trained_on_and_taken_up_at_an_epoch(tmp_path, monkeypatch, capsys, prefetcher):
+    from timm.data.dataset import IterableImageDataset
+
+    from linzoo.tools.training import datasets
+
+    def create(name, root, split, **_):
+        return IterableImageDataset(root, reader=Stream())
+
+    monkeypatch.setattr(datasets, "create_dataset", create)
+    monkeypatch.setattr(Stream, "epochs", [], raising=False)
+    flags = [*SMALL, *PYRAMID, *prefetcher, "--dataset", "wds/pictures", "--in-chans", "1", "-b", "4"]
+    flags += ["--mixup", "0.2", "--mixup-off-epoch", "1", "--epochs", "2", "--warmup-epochs", "0"]
+    refused(capsys, run(tmp_path, *flags), "--num-classes must be given")
+    flags += ["--num-classes", "2"]
+    assert run(tmp_path, *flags, "--max-steps", "2") == 0
+    assert run(tmp_path, *flags, "--resume", "auto") == 0
+    assert "at the beginning of epoch 0: a stream cannot be taken up within" in capsys.readouterr().err
+    assert Stream.epochs == [0, 0, 1]
+    state = last(tmp_path / "run")
+    assert state["progress"]["epoch"] == 2 and len(state["progress"]["history"]) == 2

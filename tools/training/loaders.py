@@ -55,11 +55,14 @@ class Loaders:
     plan: TrainPlan | None
     mixup: Mixup | None
     config: dict
+    mixup_off_epoch: int = 0  # of a stream; a plan has its own
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
         """The next pass over ``train`` is ``epoch`` from step ``start`` on; a stream has only beginnings."""
         if self.plan is None:
             self.train.dataset.set_epoch(epoch)
+            if self.mixup_off_epoch and epoch >= self.mixup_off_epoch:
+                self.train.mixup_enabled = False
             return
         self.plan.set_epoch(epoch, start)
         erasing = getattr(self.train, "random_erasing", None)
@@ -231,6 +234,7 @@ def streamed_loaders(
         is_training=True,
         re_split=args.resplit,
         collate_fn=mixup if fast else None,
+        persistent_workers=not args.mixup_off_epoch,  # they would go on mixing
         **shared,
         **train_transform_words(args, config),
     )
@@ -241,4 +245,4 @@ def streamed_loaders(
         evaluation = create_loader(
             datasets.evaluation, batch_size=size, is_training=False, **shared, **eval_transform_words(config)
         )
-    return Loaders(train, evaluation, len(train), None, None if fast else mixup, config)
+    return Loaders(train, evaluation, len(train), None, None if fast else mixup, config, args.mixup_off_epoch)

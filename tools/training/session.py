@@ -179,6 +179,8 @@ def start(run: Run, resumed: tuple[Path, dict] | None) -> None:
     if run.world.primary:
         folder = run.folder.folder
         folder.mkdir(parents=True, exist_ok=True)
+        for file in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+            file.unlink(missing_ok=True)
         text = yaml.safe_dump(checkpoint.plain_arguments(args), default_flow_style=False)
         write_atomic(folder / "args.yaml", text.encode())
         if resumed is not None and resumed[0] == run.folder.last and progress.step == 0 and progress.epoch:

@@ -162,8 +162,11 @@ CONFIG_FAULTS = {
     "no-value": (["model.backbone"], "--cfg-options must be KEY=VALUE, got 'model.backbone'"),
     "backbone-key": (["model.backbone.mixer=linear"], "has no argument 'mixer'; did you mean mixers"),
     "model-name": (["model.backbone.model_name=ravlt_tinny"], "did you mean ravlt_tiny"),
-    "neck-channels": (["model.neck.type=FNP"], "FNP is not in the mmdet::model registry"),
-    "weights": (["model.backbone.pretrained=nowhere.pth"], "checkpoint must be a file, got 'nowhere.pth'"),
+    "neck-type": (["model.neck.type=FNP"], "FNP is not in the mmdet::model registry"),
+    "weights": (["model.backbone.pretrained=nowhere.pth"],
+                "model.backbone.pretrained: checkpoint must be a file, got 'nowhere.pth'"),
+    "published": (["model.backbone.pretrained=True"], "model.backbone.pretrained: the published weights of "
+                  "ravlt_tiny cannot be fetched; a file or False can stand there"),
     "load-from": (["load_from=nowhere.pth"], "load_from must be a checkpoint file, nowhere.pth is not there"),
     "classes": (["model.bbox_head.num_classes=80"], "model.bbox_head.num_classes must be 2, the number of "
                 "classes of train_dataloader.dataset (cat, cup), got 80"),

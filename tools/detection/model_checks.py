@@ -92,15 +92,27 @@ def check_fit(state: Mapping[str, Tensor], model: nn.Module, source: str, only: 
 
 
 def check_backbones(model: nn.Module) -> None:
-    """The weight files that backbones of ours will read, tried on a model without memory.
+    """The weights that backbones of ours will read, fetched where they are published, and tried.
 
-    Raises: FileNotFoundError; ValueError listing names and shapes. Addresses are not tried.
+    Raises: OSError, ValueError, naming the setting, for weights that cannot be had or do not fit.
     """
     from ...vision.detection import LinzooBackbone
     from ...vision.detection.backbone_weights import fitting, source_of
 
-    for module in model.modules():
-        if isinstance(module, LinzooBackbone):
-            source = source_of(module.pretrained, module.init_cfg)
-            if isinstance(source, str) and "://" not in source:
-                fitting(module, source)
+    for name, module in model.named_modules():
+        if not isinstance(module, LinzooBackbone):
+            continue
+        source = source_of(module.pretrained, module.init_cfg)
+        setting = f"model.{name}.{'pretrained' if module.pretrained else 'init_cfg'}"
+        if source is None:
+            continue
+        try:
+            fitting(module, source)
+        except OSError as error:
+            if source is True:
+                raise OSError(
+                    f"{setting}: the published weights of {module.model_name} cannot be fetched; a file or "
+                    f"False can stand there ({error})"
+                ) from error
+            missing = isinstance(error, FileNotFoundError)
+            raise (FileNotFoundError if missing else OSError)(f"{setting}: {error}") from error

@@ -28,7 +28,7 @@ def settings(quick: bool) -> dict:
             "depths": [1, 1, 2],
             "channels": 64,
             "side": 64 if quick else 128,
-            "steps": 4 if quick else 100,
+            "steps": 4 if quick else 120,
             "save_every": 2 if quick else 20,
             "batch": 2 if quick else 8,
             "lr": 2e-3,

@@ -50,10 +50,7 @@ def draw_time(path: Path, points: list[dict], recorded: list[dict]) -> None:
                 ha="center", fontsize=9.5, color=colour,
             )  # fmt: skip
         axes.set_xticks(range(len(rows)), [f"{r['mixers']}\n{r['height']} x {r['width']}" for r in rows])
-        axes.set_yscale("log")
-        axes.minorticks_off()
-        axes.set_ylim(top=2.5 * max(row["seconds"] for row in rows))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_ylim(0, 1.15 * max(row["seconds"] for row in rows))
 
     pictures.chart(path, draw, "mixers and picture", "CPU seconds, one thread", "One pass of the backbone")
 

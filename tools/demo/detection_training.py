@@ -42,6 +42,7 @@ def build(settings: dict) -> tuple[nn.Module, dict]:
     head = config.bbox_head
     head.update(num_classes=len(CLASSES), in_channels=channels, feat_channels=channels, stacked_convs=1)
     head.anchor_generator.update(strides=[8, 16, 32], scales_per_octave=2)
+    config.test_cfg.nms.update(class_agnostic=True)  # objects of two classes never lie on each other here
     torch.manual_seed(settings["seed"])
     if not MMLogger.check_instance_created("linzoo demo"):  # else a line for every initialised weight
         MMLogger.get_instance("linzoo demo", log_level="WARNING")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import mmdet
-import timm
 import torch
 from mmengine.config import Config
 
@@ -19,16 +18,10 @@ BACKBONES = {
     "mala_tiny": _PYRAMID,
     "nalaformer_tiny": _PYRAMID,
     "l2vit_tiny": {"dims": (16, 32, 48, 64), "heads": (1, 2, 3, 4), "depths": (2, 2, 2, 2)},
-    "inline_swin_tiny": {"embed_dim": 24, "num_heads": (1, 2, 4, 8), "depths": (1, 1, 2, 1)},
-    "lightnet_tiny": {"depth": 2, "out_indices": (1,)},
+    "inline_swin_tiny": _PYRAMID,
+    "lightnet_tiny": {"embed_dim": 48, "num_heads": 3, "depth": 2, "out_indices": (1,)},
     "efficientvim_m1": {},
 }
-
-
-def registered(name: str) -> bool:
-    import linzoo.vision  # noqa: F401
-
-    return timm.is_model(name)
 
 
 def neck(

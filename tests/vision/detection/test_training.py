@@ -53,8 +53,6 @@ def losses(runner: Runner) -> list[float]:
 
 @pytest.mark.parametrize("name", list(small.BACKBONES))
 def test_a_detector_learns_a_batch_resumes_exactly_and_is_evaluated(name, data, tmp_path):
-    if not small.registered(name):
-        pytest.skip(f"{name} is not registered")
     path = small.write_config(
         tmp_path / "config.py", data, DETECTORS[name], {"model_name": name, **small.BACKBONES[name]}
     )

@@ -63,10 +63,13 @@ def key_softmax_attn(
     with exactly(q):
         if backend == "reference":
             return key_softmax_attn_reference(q, k, v, rope, form, mask)
-        p, _ = _exponentials(k, mask)
-        kbar = p / p.sum(1, keepdim=True).clamp(min=1)  # below 1 only where there is no key
-        M = lin_reduce(encoded(kbar, rope, form), v.to(p.dtype), mask=mask, backend=backend).S
-        return _read(encoded(q.to(p.dtype), rope, form), M).to(q.dtype)
+        acc = checks.accumulation_dtype(k.dtype)
+        k = k.to(acc)
+        if mask is not None:  # finite: a row without keys is no NaN, and the sum below leaves it out
+            k = k.masked_fill(~mask[..., None, None], torch.finfo(acc).min)
+        kbar = k.softmax(1)
+        M = lin_reduce(encoded(kbar, rope, form), v.to(acc), mask=mask, backend=backend).S
+        return _read(encoded(q.to(acc), rope, form), M).to(q.dtype)
 
 
 def key_softmax_reduce(

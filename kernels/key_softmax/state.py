@@ -53,7 +53,8 @@ class KeySoftmaxState:
 
     def values(self) -> Tensor:
         """S / s, the softmax-weighted values, shaped like S; 0 where there is no token."""
-        s = self.s.clamp(min=1)  # the largest key adds exactly 1, so only an empty sum is below
+        # no clamp(min=1): where one key is all of the sum, s is 1, and there a clamp passes no gradient
+        s = self.s + (self.s == 0)
         repeats = self.S.shape[2] // s.shape[2]
         return self.S / torch.cat([s] * repeats, -1).unsqueeze(-1)
 

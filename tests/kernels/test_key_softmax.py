@@ -41,8 +41,9 @@ def gradients(y, inputs):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dim", [6, 7])
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["small keys", "one key is all of the sum"])
 @pytest.mark.parametrize("form", FORMS)
-def test_output_and_gradients_are_those_of_the_definition(form, dim, masked):
+def test_output_and_gradients_are_those_of_the_definition(form, scale, dim, masked):
     if form == "rotate" and dim == 7:
         rope = tables(11, dim)
         rope = (rope[0].clone(), rope[1].clone())
@@ -50,13 +51,16 @@ def test_output_and_gradients_are_those_of_the_definition(form, dim, masked):
         named = {"rope": rope, "form": form}
     else:
         named = words(form, 11, dim)
-    inputs = tensors(dim=dim)
+    q, k, v = inputs = tensors(dim=dim)
     mask = torch.rand(2, 11) > 0.4 if masked else None
-    got = key_softmax_attn(*inputs, mask=mask, **named)
-    want = key_softmax_attn_reference(*inputs, named.get("rope"), form, mask)
-    assert error(got, want) < 1e-13
-    for a, b in zip(gradients(got, inputs), gradients(want, inputs), strict=True):
-        assert error(a, b) < 1e-12
+    want = key_softmax_attn_reference(q, k * scale, v, named.get("rope"), form, mask)
+    wanted = gradients(want, inputs)
+    state = key_softmax_reduce(k * scale, v, rope=named.get("rope"), mask=mask)
+    at_once = key_softmax_attn(q, k * scale, v, mask=mask, **named)
+    for got in (at_once, key_softmax_readout(q, state, **named)):
+        assert error(got, want) < 1e-13
+        for a, b in zip(gradients(got, inputs), wanted, strict=True):
+            assert error(a, b) < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

@@ -111,6 +111,9 @@ def test_accumulated_steps_equal_one_step_of_the_joined_batch(tmp_path):
         torch.testing.assert_close(accumulated["state_dict"][key], value, rtol=1e-5, atol=1e-6)
 
 
+EASY = words("--scale 0.8 1 --ratio 1 1 --hflip 0 --color-jitter 0 --mean 0.3 --std 0.4 --lr 5e-3")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -133,13 +136,13 @@ def test_accumulated_steps_equal_one_step_of_the_joined_batch(tmp_path):
     ids=lambda words: "".join(words).lstrip("-"),
 )
 def test_every_form_of_training_lowers_the_loss_and_can_be_taken_up(tmp_path, words):
-    shared = ["--log-interval", "1", "--sched-on-updates", "--warmup-epochs", "0", "-b", "32", "--lr", "5e-3"]
+    shared = [*EASY, "--log-interval", "1", "--sched-on-updates", "--warmup-epochs", "0", "-b", "32"]
     if "plateau" in words:
         shared.remove("--sched-on-updates")
     assert digits(tmp_path, *shared, *words, "--max-steps", "3") == 0
     assert digits(tmp_path, *shared, *words, "--max-steps", "20", "--resume", "auto") == 0
     losses = [float(row["loss"]) for row in rows(tmp_path / "run" / "steps.csv")]
-    assert len(losses) == 20 and np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert len(losses) == 20 and np.mean(losses[-5:]) < 0.985 * np.mean(losses[:5])
 
 
 def test_layer_decay_gives_early_layers_smaller_rates(tmp_path):

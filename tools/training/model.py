@@ -38,7 +38,10 @@ def build_model(args: argparse.Namespace, num_classes: int) -> tuple[nn.Module, 
     fit_input_size(model, args)
     scale_head(model, args)
     if args.grad_checkpointing:
-        model.set_grad_checkpointing(enable=True)
+        try:
+            model.set_grad_checkpointing(enable=True)
+        except (AssertionError, AttributeError) as error:
+            raise ValueError(f"--grad-checkpointing is not known to {args.model}") from error
     if args.split_bn:
         model = convert_splitbn_model(model, max(args.aug_splits, 2))
     return model, lines
@@ -59,9 +62,9 @@ def create(args: argparse.Namespace, num_classes: int) -> nn.Module:
         return timm.create_model(
             args.model, pretrained=args.pretrained and not args.pretrained_path, **words | args.model_kwargs
         )
-    except TypeError as error:  # an argument that the model does not have
+    except (TypeError, AssertionError) as error:  # an argument or a value that the model does not have
         given = ", ".join(k for k, v in (words | args.model_kwargs).items() if v is not None)
-        raise ValueError(f"--model-kwargs must be arguments of {args.model}, got {given}: {error}") from error
+        raise ValueError(f"--model-kwargs must suit {args.model}, got {given}: {error}") from error
 
 
 def load_initial(model: nn.Module, name: str, path: Path) -> list[str]:

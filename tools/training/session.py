@@ -43,7 +43,7 @@ def train(args: argparse.Namespace) -> int:
     check_arguments(args)
     args.data_dir = args.data or args.data_dir  # DIR wins over a recipe's data_dir
     world = join_world(args.device)
-    check_processes(args, world)
+    check_machine(args, world)
     log = Log(world.primary, args.report_to)
     run, resumed = prepare(args, world, log)
     start(run, resumed)
@@ -64,13 +64,20 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_processes(args: argparse.Namespace, world: World) -> None:
+def check_machine(args: argparse.Namespace, world: World) -> None:
     """Raises: ValueError."""
     if args.sync_bn and world.device.type == "cpu":
         raise ValueError(
             "--sync-bn works on CUDA only; on the CPU every process normalises by its own batch, and "
             "--dist-bn reduce joins the statistics after each epoch"
         )
+    if args.torchcompile:
+        backends = torch.compiler.list_backends(exclude_tags=())
+        if args.torchcompile not in backends:
+            raise ValueError(
+                f"--torchcompile must be a backend of torch.compile, one of {', '.join(backends)}; "
+                f"got {args.torchcompile}"
+            )
     if args.aug_repeats and world.size == 1 and args.aug_repeats < 1:
         raise ValueError(f"--aug-repeats must be 0 or at least 1, got {args.aug_repeats}")
 

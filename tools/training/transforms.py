@@ -21,8 +21,14 @@ def posterize_to_black(picture: Image, bits: int, **words: Any) -> Image:
 
 
 def train_transform(input_size: tuple[int, int, int], **words: Any) -> Callable | tuple[Callable, ...]:
-    """timm's ``create_transform`` for training."""
-    transform = create_transform(input_size, is_training=True, **words)
+    """timm's ``create_transform`` for training. Raises: ValueError for what timm does not know."""
+    try:
+        transform = create_transform(input_size, is_training=True, **words)
+    except (AssertionError, KeyError, ValueError) as error:
+        named = {"--aa": "auto_augment", "--train-crop-mode": "train_crop_mode"}
+        named |= {"--train-interpolation": "interpolation"}
+        given = ", ".join(f"{flag} {words.get(name)}" for flag, name in named.items())
+        raise ValueError(f"timm makes no augmentation of {given}: {error!r}") from error
     mend(transform)
     return transform
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.utils.distributed import init_distributed_device_so
+from timm.utils.distributed import init_distributed_device_so, world_info_from_env
 from torch import Tensor
 
 
@@ -56,14 +55,14 @@ def join_world(name: str) -> World:
     if name == "auto":
         found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         name = "cpu" if found is None else found.type
-    usable_device(name)
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    module = None if name == "cpu" else torch.get_device_module(name)
-    if module is not None and int(os.environ.get("WORLD_SIZE", 1)) > 1 and local >= module.device_count():
+    local, _, size = world_info_from_env()
+    module = None if name == "cpu" or size == 1 else torch.get_device_module(name.partition(":")[0])
+    if module is not None and local >= module.device_count():
         raise ValueError(
             f"--device {name} must have a device for every process of a machine, here are "
             f"{module.device_count()}, process {local} has none"
         )
+    usable_device(name if module is None else f"{name.partition(':')[0]}:{local}")
     made = init_distributed_device_so(device=name)
     return World(torch.device(made["device"]), made["global_rank"], made["local_rank"], made["world_size"])
 

@@ -99,6 +99,7 @@ DECAYS = {
     "zero": lambda u: 0 * u,
     "gentle": lambda u: -0.05 * u,
     "usual": lambda u: -u,
+    "firm": lambda u: -3 * u,  # of tiles of 32 tokens the halves are within range, not the whole
     "strong": lambda u: -30 * u,
     "fifty": lambda u: 0 * u - 50,
     "mixed": lambda u: torch.where(u < 0.1, -50.0, -0.02 * u),

@@ -14,6 +14,7 @@ from linzoo.tools.demo.rows import ROWS, effective_row, queries_keys_values
 from linzoo.tools.demo.scaling_page import duration, exponent
 from linzoo.tools.demo.store import PartStore
 from linzoo.tools.files import write_atomic
+from linzoo.vision.inline import mixer as inline_mixer
 from linzoo.vision.layers import make_mixer
 from linzoo.vision.layers.rope import rope_table
 
@@ -133,16 +134,39 @@ def mixer(request):
     return request.param, module, rope
 
 
+def watch(name, module, monkeypatch):
+    """A list that gets sum_s A_ts v_s of every call of ``module``, (N, heads, D)."""
+    seen = []
+
+    def keep(function):
+        def kept(*args, **kwargs):
+            out = function(*args, **kwargs)
+            seen.append(out[0])  # (1, N, heads, D)
+            return out
+
+        return kept
+
+    if name == "inline":  # before the local residual
+        monkeypatch.setattr(inline_mixer, "inline_attention", keep(inline_mixer.inline_attention))
+    elif name == "lightnet":  # before gate and norm
+        merge = module.merge
+        module.merge = lambda o, tokens: (
+            seen.append(o[0].unflatten(-1, (module.heads, -1))) or merge(o, tokens)
+        )
+    elif hasattr(module, "attend"):
+        module.attend = keep(module.attend)
+    else:  # L2ViT's: what goes into its output projection
+        module.proj.register_forward_pre_hook(
+            lambda _, args: seen.append(args[0].flatten(0, -2).unflatten(-1, (module.heads, -1)))
+        )
+    return seen
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.05], ids=["long tokens", "short tokens"])
-def test_the_weights_times_the_values_are_the_mixers_output(mixer, scale):
+def test_the_weights_times_the_values_are_the_mixers_output(mixer, scale, monkeypatch):
     name, module, rope = mixer
     x = scale * torch.randn(1, 5, 7, 16, dtype=torch.float64)
-    seen = []
-    if hasattr(module, "attend"):
-        attend = module.attend
-        module.attend = lambda *args: seen.append(attend(*args)) or seen[0]
-    else:  # L2ViT's: what goes into its output projection
-        module.proj.register_forward_pre_hook(lambda _, args: seen.append(args[0].view(1, 35, 2, 8)))
+    seen = watch(name, module, monkeypatch)
     with torch.no_grad():
         module(x, rope)
         values = queries_keys_values(module, x)[2]
@@ -150,25 +174,25 @@ def test_the_weights_times_the_values_are_the_mixers_output(mixer, scale):
             weights = effective_row(name, module, x, rope, token)
             assert weights.shape == (2, 35)
             y = torch.einsum("hn,nhd->hd", weights, values[0])
-            assert torch.allclose(y, seen[0][0, token], rtol=1e-9, atol=1e-12)
+            assert torch.allclose(y, seen[0][token], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
-def test_the_weights_come_from_what_the_pyramid_gives_its_mixers(name):
+def test_the_weights_come_from_what_the_pyramid_gives_its_mixers(name, monkeypatch):
     """As the attention part does it: the trained model's own tokens and tables, whatever form they have."""
     options = digits.settings(quick=False)
     model = build(name, options).double().eval()
-    mixer, seen = model.stages[1].blocks[0].attn, []
-    mixer.proj.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    mixer = model.stages[1].blocks[0].attn
+    seen = watch(name, mixer, monkeypatch)
     with torch.no_grad():
         x, rope = inputs_of(mixer, model, torch.randn(1, 1, 48, 40, dtype=torch.float64))
+        if name == "inline":  # the function was kept from every block of the model
+            seen.clear()
+            mixer(x, rope)
         weights = torch.stack([effective_row(name, mixer, x, rope, token) for token in range(30)], 1)
         values = queries_keys_values(mixer, x)[2][0]
-        y = torch.einsum("htn,nhd->thd", weights, values).flatten(1).view(1, 6, 5, -1)
-        if hasattr(mixer, "attend"):
-            v, gate = mixer.qkvg(x).chunk(4, -1)[2:]
-            y = mixer.merge(y + mixer.lepe(v), gate)
-    assert torch.allclose(y, seen[0].view_as(y), rtol=1e-6, atol=1e-9)
+        y = torch.einsum("htn,nhd->thd", weights, values)
+    assert torch.allclose(y, seen[0], rtol=1e-6, atol=1e-9)
 
 
 def test_every_mixer_of_the_demo_has_a_row():

@@ -137,7 +137,9 @@ The maps show how each formula spreads its weights, not what a model trained on 
 at.</p>"""
 NOTE = """<p class="soft">Softmax weights are positive and sum to 1. RALA and NaLa divide by a sum without
 the rotary turn, so theirs need not. MALA subtracts a share of the mean, so that its weights go below zero.
-L2ViT's are positive and sum to a learned temperature at most. Photograph: chelsea, scikit-image (CC0).</p>"""
+L2ViT's are positive and sum to a learned temperature at most. InLine's sum to 1 and may be negative.
+LightNet's are a softmax over the tokens for each channel, turned, and have no sum of their own: a norm
+follows. Photograph: chelsea, scikit-image (CC0).</p>"""
 
 
 def html(section: dict, folder: Path) -> str:

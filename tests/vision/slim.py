@@ -27,6 +27,30 @@ def forms() -> list[str]:
     return list(first.values())
 
 
+SIZES = {
+    "dims",
+    "heads",
+    "depths",
+    "embed_dim",
+    "num_heads",
+    "depth",
+    "img_size",
+    "drop_path_rate",
+    "neck_dim",
+}
+
+
+def structures() -> list[str]:
+    """The first variant of all that differ in their sizes only."""
+    first = {}
+    for name, family in FAMILY_OF.items():
+        model_cls = get_type_hints(timm.model_entrypoint(name))["return"]
+        kwargs = MODULES[family].VARIANTS[name].kwargs()
+        others = tuple(sorted((k, v) for k, v in kwargs.items() if k not in SIZES))
+        first.setdefault((family, model_cls, others, tuple(slim_depths(name).items())), name)
+    return list(first.values())
+
+
 def slim_depths(name: str) -> dict:
     """Keyword arguments that leave as few blocks as hold each kind."""
     family = FAMILY_OF[name]

@@ -14,6 +14,8 @@ import linzoo.vision
 from linzoo.vision.ravlt import to_official
 from linzoo.vision.weights import load_official
 
+from .slim import forms
+
 TINY = {
     "dims": (8, 16, 24, 32),
     "depths": (1, 1, 1, 1),
@@ -224,7 +226,7 @@ def test_a_refused_classifier_leaves_the_model_unchanged(name, arguments, messag
     assert all(getattr(model, attribute) is part for attribute, part in zip(kept, before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["ravlt_tiny", "mala_tiny", "nalaformer_xt", "l2vit_tiny"])
+@pytest.mark.parametrize("name", forms())
 def test_a_misspelt_keyword_is_a_type_error(name):
     with pytest.raises(TypeError, match="dorp_path_rate"):
         timm.create_model(name, device="meta", dorp_path_rate=0.1)

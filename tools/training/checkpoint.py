@@ -149,7 +149,7 @@ def pack(args: argparse.Namespace, progress: Progress, metric: float | None, par
     return state | ({} if metric is None else {"metric": metric}) | parts
 
 
-def check_finite(tensors: OrderedDict[str, Tensor] | dict[str, Tensor]) -> str | None:
+def find_bad_weight(tensors: OrderedDict[str, Tensor] | dict[str, Tensor]) -> str | None:
     """The name of the first weight that is NaN or infinite; None when all are finite."""
     return next((k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 

@@ -128,16 +128,16 @@ def draw_curve(path: Path, history: Sequence[dict], title: str) -> None:
     epochs = [row["epoch"] + 1 for row in history]
 
     def draw(axes: Any, colours: dict) -> None:
-        loss, accuracy = colours["rala"], colours["nala"]
-        axes.plot(epochs, [row["train_loss"] for row in history], color=loss, marker=".")
-        axes.tick_params(axis="y", labelcolor=loss)
-        if "eval_top1" not in history[0]:
-            return
-        right = axes.twinx()
-        right.plot(epochs, [row["eval_top1"] for row in history], color=accuracy, marker=".")
-        right.tick_params(axis="y", colors=accuracy, labelsize=9.5)
-        right.set_ylabel("validation, top-1 in %", color=accuracy, fontsize=11)
-        for side in right.spines.values():
-            side.set_visible(False)
+        losses = [row["train_loss"] for row in history]
+        lines = axes.plot(epochs, losses, color=colours["rala"], marker=".", label="training loss")
+        if "eval_top1" in history[0]:
+            right = axes.twinx()
+            accuracies = [row["eval_top1"] for row in history]
+            colour = colours["nala"]
+            lines += right.plot(epochs, accuracies, color=colour, marker=".", label="validation, top-1 in %")
+            right.tick_params(axis="y", colors=colour, labelsize=9.5)
+            for side in right.spines.values():
+                side.set_visible(False)
+        axes.legend(handles=lines, loc="center right", frameon=False, fontsize=10)
 
-    chart(path, draw, "epoch", "training loss", title)
+    chart(path, draw, "epoch", "loss", title)

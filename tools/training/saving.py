@@ -13,7 +13,7 @@ from .seeding import rng_state, set_rng_state
 def save(run: Run, metric: float | None = None) -> None:
     """Write ``last``. Raises: OSError; Diverged when a weight is no number, and nothing is written."""
     progress = run.progress
-    bad = checkpoint.check_finite(run.model.state_dict())
+    bad = checkpoint.find_bad_weight(run.model.state_dict())
     if bad is not None:
         raise Diverged(f"weight {bad} is NaN or infinite after epoch {progress.epoch}, step {progress.step}")
     mine = {

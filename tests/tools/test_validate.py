@@ -60,6 +60,18 @@ def test_flags_of_the_input_reach_the_transform(capsys, files):
     assert abs(usual["loss"] - other["loss"]) > 1e-4
 
 
+def test_flags_of_the_input_reach_timms_loader(capsys, files, monkeypatch):
+    seen, real = {}, timm.data.create_loader
+    monkeypatch.setattr(
+        timm.data, "create_loader", lambda *args, **words: seen.update(words) or real(*args, **words)
+    )
+    flags = ["--input-size", "3", "32", "48", "--crop-pct", "0.5", "--crop-mode", "squash", "-b", "3"]
+    result(capsys, *argv(files, *flags, "--interpolation", "nearest", "--crop-border-pixels", "2"))
+    expected = {"input_size": (3, 32, 48), "crop_pct": 0.5, "crop_mode": "squash", "interpolation": "nearest"}
+    expected |= {"crop_border_pixels": 2, "batch_size": 3}
+    assert {key: seen[key] for key in expected} == expected
+
+
 def test_use_ema_takes_the_average_and_its_absence_the_weights(capsys, files):
     assert result(capsys, *argv(files, checkpoint="averaged.pth.tar"))["top1"] == 20.0
     assert result(capsys, *argv(files, "--use-ema", checkpoint="averaged.pth.tar"))["top1"] == 40.0
@@ -154,7 +166,8 @@ def test_a_checkpoint_of_linzoo_train_is_judged_as_in_its_training(capsys, tmp_p
     assert row["top1"] == pytest.approx(float(trained["eval_top1"]), abs=1e-4)
     assert row["loss"] == pytest.approx(float(trained["eval_loss"]), abs=1e-4)
     assert (row["img_size"], row["crop_pct"]) == (16, 1.0)
-    assert result(capsys, *command, "--img-size", "24")["img_size"] == 24
+    other = result(capsys, *command, "--img-size", "24", "--crop-pct", "0.5")
+    assert (other["img_size"], other["crop_pct"]) == (24, 0.5)
 
 
 # labels

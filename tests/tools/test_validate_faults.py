@@ -74,6 +74,13 @@ def test_what_cannot_be_served_is_refused_in_one_line(capsys, files, change, wor
     assert words in refused(capsys, *argv(files, *change))
 
 
+@pytest.mark.parametrize("text", ["0\n3\n", "0\n0\n", "first\n", "\n"])
+def test_valid_labels_that_the_model_does_not_have_are_refused(capsys, files, tmp_path, text):
+    (tmp_path / "valid.txt").write_text(text)
+    line = refused(capsys, *argv(files, "--valid-labels", str(tmp_path / "valid.txt")))
+    assert "must be a number from 0 to 2, each once" in line or "must name at least one class" in line
+
+
 def test_a_missing_folder_is_refused_before_a_model_is_built(capsys, files, monkeypatch):
     monkeypatch.setattr(tool, "validate", lambda *_: pytest.fail("came to the model"))
     command = argv(files)

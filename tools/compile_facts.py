@@ -157,23 +157,27 @@ def measure(job: Job, tile: Any = None) -> dict[str, Any]:
     """Compiles one job and returns its facts; ``tile`` replaces the shipped one (for trials)."""
     import dataclasses
 
-    import triton
-    from triton.backends.compiler import GPUTarget
-
     launch = record(job)
     if tile is not None:
         sizes = {"BN": tile.tokens, "BD": tile.keys, "BE": tile.values}
         sizes |= {"STEPS": tile.steps} if "STEPS" in launch.constants else {}
         launch = dataclasses.replace(launch, constants=launch.constants | sizes, tile=tile)
-    amd = job.arch.startswith("gfx")
-    target = GPUTarget("hip", job.arch, 64) if amd else GPUTarget("cuda", int(job.arch[3:]), 32)
+    sizes = launch.tile
+    tile_name = f"{sizes.tokens}x{sizes.keys}x{sizes.values} w{sizes.warps} s{sizes.stages}"
+    return {**compile_launch(launch, job.arch), "tile": tile_name}
+
+
+def compile_launch(launch: Any, arch: str) -> dict[str, Any]:
+    """Compiles one launch for ``arch`` and returns what the compilers report of it."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    amd = arch.startswith("gfx")
+    target = GPUTarget("hip", arch, 64) if amd else GPUTarget("cuda", int(arch[3:]), 32)
     options = {"num_warps": launch.tile.warps, "num_stages": launch.tile.stages}
     compiled = triton.compile(source(launch, amd), target=target, options=options)
     facts = amd_facts(compiled.asm["amdgcn"]) if amd else nvidia_facts(compiled.asm["cubin"])
-    shared = max(facts.pop("shared", 0), compiled.metadata.shared)
-    sizes = launch.tile
-    tile_name = f"{sizes.tokens}x{sizes.keys}x{sizes.values} w{sizes.warps} s{sizes.stages}"
-    return {**facts, "shared": shared, "tile": tile_name}
+    return {**facts, "shared": max(facts.get("shared", 0), compiled.metadata.shared)}
 
 
 def compilers() -> dict[str, str]:

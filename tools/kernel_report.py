@@ -10,11 +10,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from . import compile_local_attn
 from .compile_facts import ARCHS, DTYPES, MODELS, Job, compilers, jobs, measure
+
+# The other ops' lists: each module has MODELS, Job, jobs, measure and thresholds_path.
+OTHER_OPS = (compile_local_attn,)
+EVERY_MODEL = (*MODELS, *(model for op in OTHER_OPS for model in op.MODELS))
 
 
 def thresholds_path() -> Path:
@@ -44,8 +49,9 @@ def violations(job: Job, facts: dict[str, Any], table: dict[str, Any]) -> list[s
 
 
 def _measure_named(job: Job) -> tuple[Job, dict[str, Any]]:
+    own = {op.Job: op.measure for op in OTHER_OPS}.get(type(job), measure)
     try:
-        return job, measure(job)
+        return job, own(job)
     except Exception as error:  # a kernel that does not compile is a finding, the others are still wanted
         return job, {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
 
@@ -102,9 +108,7 @@ def report(todo: list[Job], table: dict[str, Any], workers: int = 1, update: boo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", nargs="+", choices=ARCHS, default=ARCHS, help="targets (default: all)")
-    parser.add_argument(
-        "--model", nargs="+", choices=tuple(MODELS), default=tuple(MODELS), help="default: all"
-    )
+    parser.add_argument("--model", nargs="+", choices=EVERY_MODEL, default=EVERY_MODEL, help="default: all")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES, help="default: both")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compiler processes (default 1)")
     parser.add_argument("--update", action="store_true", help="write what was measured to thresholds.json")
@@ -122,19 +126,31 @@ def run(args: argparse.Namespace) -> int:
             "kernel-report: TRITON_INTERPRET must be unset, the interpreter compiles nothing", file=sys.stderr
         )
         return 2
-    path = thresholds_path()
+    lists = [(MODELS, jobs, thresholds_path), *((o.MODELS, o.jobs, o.thresholds_path) for o in OTHER_OPS)]
+    codes = []
+    for models, op_jobs, path in lists:
+        asked = tuple(model for model in args.model if model in models)
+        if asked:
+            codes.append(run_op(args, asked, op_jobs, path()))
+    return max(codes)
+
+
+def run_op(
+    args: argparse.Namespace, models: tuple[str, ...], op_jobs: Callable[..., list], path: Path
+) -> int:
+    """The report of one op's models, against its own table at ``path``."""
     table = json.loads(path.read_text())
-    todo = jobs(tuple(args.model), tuple(args.dtype), tuple(args.arch))
+    todo = op_jobs(models, tuple(args.dtype), tuple(args.arch))
     versions = compilers()
     if versions != table["compilers"]:
         print(f"recorded with {table['compilers']}, these are {versions}", file=sys.stderr)
-        if args.update and len(todo) < len(jobs()):
+        if args.update and len(todo) < len(op_jobs()):
             print("kernel-report: --update with other compilers must be of all kernels", file=sys.stderr)
             return 2
     found = report(todo, table, max(args.jobs, 1), args.update)
     if args.update:
         table["compilers"] = versions
-        order = {job.name: None for job in jobs()}  # kernels that are no longer on the list drop out
+        order = {job.name: None for job in op_jobs()}  # kernels that are no longer on the list drop out
         table["facts"] = {name: table["facts"][name] for name in order if name in table["facts"]}
         path.write_text(dumps(table))
         print(f"wrote {path}")

@@ -1,7 +1,7 @@
 """Tile sizes by kernel, width, dtype and architecture: a table, not autotuning. Imports no triton.
 
-The rows are what compiles for sm_80, sm_90, sm_100 and gfx942 with no stack and no spills (`linzoo
-kernel-report`). They have not been timed: nothing here has run on a GPU.
+The rows of widths 64 and 128 are what compiles for sm_80, sm_90, sm_100 and gfx942 with no stack and no
+spills (`linzoo kernel-report`). None has been timed: nothing here has run on a GPU.
 """
 
 from dataclasses import dataclass
@@ -34,24 +34,34 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("forward", 2, 64): Tile((8, 8), (8, 8)),
     ("forward", 2, 128): Tile((8, 8), (8, 8)),
     ("forward", 4, 32): Tile((8, 8), (4, 8)),
-    ("forward", 4, 64): Tile((8, 8), (4, 8)),
-    ("forward", 4, 128): Tile((4, 8), (4, 8)),
+    ("forward", 4, 64): Tile((8, 8), (4, 8), warps=8),
+    ("forward", 4, 128): Tile((4, 8), (4, 8), warps=8),
     ("query_gradient", 2, 32): Tile((8, 8), (8, 8)),
     ("query_gradient", 2, 64): Tile((8, 8), (8, 8)),
     ("query_gradient", 2, 128): Tile((8, 8), (4, 8), warps=8),
     ("query_gradient", 4, 32): Tile((8, 8), (4, 8)),
     ("query_gradient", 4, 64): Tile((4, 8), (4, 8)),
-    ("query_gradient", 4, 128): Tile((4, 8), (4, 4), warps=8),
+    ("query_gradient", 4, 128): Tile((4, 4), (4, 4), warps=8, stages=1),
     ("key_gradient", 2, 32): Tile((8, 8), (8, 8)),
     ("key_gradient", 2, 64): Tile((4, 8), (8, 8)),
     ("key_gradient", 2, 128): Tile((4, 8), (8, 8), warps=8),
     ("key_gradient", 4, 32): Tile((4, 8), (4, 8)),
-    ("key_gradient", 4, 64): Tile((4, 8), (4, 8)),
-    ("key_gradient", 4, 128): Tile((4, 4), (4, 8), warps=8),
+    ("key_gradient", 4, 64): Tile((4, 8), (4, 8), warps=8),
+    ("key_gradient", 4, 128): Tile((4, 4), (4, 4), warps=8, stages=1),
 }
 
-# The same, for one architecture where the row above leaves stack or does not fit there.
-ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {}
+# The same, for one architecture where the row above leaves stack, or where a larger tile does not.
+ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {
+    ("forward", 2, 128, "sm_80"): Tile((8, 8), (8, 8), warps=8),
+    ("query_gradient", 2, 64, "sm_80"): Tile((8, 8), (4, 8)),
+    ("forward", 4, 64, "sm_80"): Tile((8, 8), (4, 8), warps=8, stages=1),
+    ("key_gradient", 4, 64, "sm_80"): Tile((4, 8), (4, 8), warps=8, stages=1),
+    ("query_gradient", 4, 128, "sm_80"): Tile((4, 8), (4, 4), warps=8, stages=1),
+    ("key_gradient", 2, 128, "gfx942"): Tile((4, 8), (8, 8), warps=8, stages=1),
+    ("key_gradient", 4, 64, "gfx942"): Tile((4, 8), (4, 8), warps=8, stages=1),
+    ("query_gradient", 4, 128, "gfx942"): Tile((4, 8), (4, 4), warps=8, stages=1),
+    ("key_gradient", 4, 128, "gfx942"): Tile((4, 4), (4, 8), warps=8, stages=1),
+}
 
 
 def tile_for(kernel: str, key_dim: int, value_dim: int, dtype: torch.dtype, arch: str) -> Tile:

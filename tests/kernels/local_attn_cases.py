@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 WINDOWS = {
-    "circle3": {"radius": 3},
+    "circle3.7": {"radius": 3.7},  # dy^2 + dx^2 <= 13: a circle whose edge is met, unlike 3 (a square)
     "circle2.5": {"radius": 2.5},
     "rectangle": {"window": (3, 7)},
     "square1": {"window": 1},
@@ -17,8 +17,8 @@ WINDOWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    window: str = "circle3"
-    grid: tuple[int, int] = (11, 13)
+    window: str = "circle3.7"
+    grid: tuple[int, int] = (9, 11)
     n_global: int = 5
     global_first: bool = True
     extra: int = 0

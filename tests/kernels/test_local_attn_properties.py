@@ -89,17 +89,17 @@ def test_rows_of_queries_equal_the_same_rows_of_a_whole_run(backend):
 
 
 def test_bands_with_a_halo_and_merged_text_equal_the_whole_with_gradients():
-    """Two ranks: each has its rows and reach - 1 rows of its neighbour; the text's parts merge by lse."""
-    case = Case(grid=(12, 7), window="circle3", n_global=4)
+    """Two ranks: each has its rows and those of its neighbour in reach; the text's parts merge by lse."""
+    case = Case(grid=(12, 7), window="circle3.7", n_global=4)
     x, width, g = case.inputs(), 7, 4
     whole, cut = with_grad(x), with_grad(x)
     wanted = run(case, "eager", **whole)
     text = {name: t[:, :g] for name, t in cut.items()}
     image = {name: t[:, g:].unflatten(1, case.grid) for name, t in cut.items()}
-    options = {"radius": 3, "n_global": g}
+    options = {"radius": 3.7, "n_global": g}
     bands, texts = [], []
     for first, last in ((0, 5), (5, 12)):
-        low, high = max(first - 2, 0), min(last + 2, 12)
+        low, high = max(first - 3, 0), min(last + 3, 12)
         halo = [torch.cat((text[n], image[n][:, low:high].flatten(1, 2)), 1) for n in "kv"]
         own = image["q"][:, first:last].flatten(1, 2)
         rows = (first - low, last - low)

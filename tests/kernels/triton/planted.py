@@ -1,6 +1,8 @@
 """Runs child.py on kernels with one line changed, to show that the suite would see it.
 
-    TRITON_INTERPRET=1 python planted.py FOLDER '[[GROUP, CASE, MODULE, OLD, NEW], ...]'
+    TRITON_INTERPRET=1 python planted.py FOLDER '[[GROUP, CASE, MODULE, OLD, NEW], ...]' [OP]
+
+OP local_attn has its kernels in linzoo.kernels.local_attn and its cases in local_attn_child.py.
 
 Each fault has its own process, forked after torch is loaded. Prints a JSON list of [exit code, output].
 """
@@ -14,11 +16,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+OP = (*sys.argv, "linear_attn")[3]
+CHILD = "child.py" if OP == "linear_attn" else f"{OP}_child.py"
 
 
 def plant(module: str, old: str, new: str, folder: Path) -> None:
-    """Loads linzoo.kernels.linear_attn.<module> with the first OLD of its source replaced by NEW."""
-    package = importlib.import_module("linzoo.kernels.linear_attn")
+    """Loads linzoo.kernels.<op>.<module> with the first OLD of its source replaced by NEW."""
+    package = importlib.import_module(f"linzoo.kernels.{OP}")
     source = Path(package.__file__).with_name(f"{module}.py").read_text()
     assert old in source, f"{old!r} is not in {module}.py"
     changed = folder / f"{module}.py"
@@ -31,7 +35,7 @@ def plant(module: str, old: str, new: str, folder: Path) -> None:
 
 
 def outcome(folder: Path, group: str, case: str, *change: str) -> tuple[int, str]:
-    """Exit code (negative: killed by that signal) and output of child.py under one fault."""
+    """Exit code (negative: killed by that signal) and output of the child under one fault."""
     log = folder / "output.txt"
     pid = os.fork()
     if pid == 0:
@@ -41,8 +45,8 @@ def outcome(folder: Path, group: str, case: str, *change: str) -> tuple[int, str
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             plant(*change, folder)
-            sys.argv = ["child.py", group, case]
-            runpy.run_path(str(HERE / "child.py"), run_name="__main__")
+            sys.argv = [CHILD, group, case]
+            runpy.run_path(str(HERE / CHILD), run_name="__main__")
         except SystemExit as stop:
             code = int(stop.code or 0)
         finally:

@@ -1,0 +1,91 @@
+"""Local attention's Triton kernels in Triton's interpreter, each group in its own process; see
+test_interpreter.py. The kernels have not been run on a GPU.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+HERE = Path(__file__).parent
+GROUPS = {"forward": 30, "backward": 30, "public": 5, "registration": 5}
+
+
+def run(script: str, *args: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / script), *args]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_case_equals_float64_in_the_interpreter(group):
+    child = run("local_attn_child.py", group)
+    failed = [line for line in child.stdout.splitlines() if not line.startswith("ok ")]
+    assert child.returncode == 0, "\n".join([f"exit code {child.returncode}", *failed, child.stderr[-6000:]])
+    assert child.stdout.count(f"ok {group}") >= GROUPS[group]
+
+
+# (group, case, file, line, what it is changed to): faults in every kernel, shared part and the host side
+PLANTS = [
+    ("forward", "circle", "triton_forward", "total * kept + tl.sum(p, 1)", "total + tl.sum(p, 1)"),
+    ("forward", "circle", "triton_parts", "dy * dy + dx * dx <= limit", "dy * dy + dx * dx < limit"),
+    ("forward", "rectangle", "triton_parts", "(dx <= reach_x)", "(dx < reach_x)"),
+    ("forward", "circle", "triton_parts", "start + SIZE - 1 + reach", "start + SIZE - 1"),
+    ("forward", "everything", "triton_parts", "// STEP - low + 1, 0", "// STEP - low, 0"),
+    ("forward", "halo", "triton_forward", "y += first", "y += 0"),
+    ("forward", "one_token", "triton_parts", "(y < rows) & (x < width)", "x < width + 1"),
+    ("forward", "more_splits_than_blocks", "triton_parts", "tl.minimum(low + span, end)", "low + span"),
+    ("forward", "split", "triton_parts", "start + split * span", "start + split"),
+    ("forward", "text_last", "triton_launch", "_flat(g.key_global_start, g", "_flat(0, g"),
+    ("forward", "circle_fp16", "triton_parts", "x = x.to(tl.float32)", "x = x"),
+    ("forward", "far_tokens", "triton_parts", "tokens.to(tl.int64)[:, None]", "tokens[:, None]"),
+    ("forward", "far_heads", "triton_forward", "program_id(1).to(tl.int64)", "program_id(1)"),
+    ("forward", "large_scores", "triton_forward", "scores - shift[:, None]", "scores"),
+    ("backward", "circle", "triton_backward", " - delta[:, None])", " - 0.0)"),
+    ("backward", "circle", "triton_backward", "delta -= tl.load(dlse", "delta += tl.load(dlse"),
+    ("backward", "circle", "triton_backward", " - delta[None, :])", " - 0.0)"),
+    ("backward", "halo", "triton_backward", "own_y + first", "own_y"),
+    ("backward", "halo", "triton_backward", "tile_y * KY - first", "tile_y * KY"),
+    ("backward", "split", "triton_launch", "dk.sum(0), dv.sum(0)", "dk[0], dv.sum(0)"),
+    ("backward", "text_last", "triton_launch", "_flat(g.query_global_start", "_flat(0"),
+    ("backward", "far_heads", "triton_backward", "program_id(1).to(tl.int64)", "program_id(1)"),
+    ("backward", "values_of_three", "triton_backward", "(e < E)[None, :])", "(e < BE)[None, :])"),
+]
+
+
+@pytest.mark.slow
+def test_a_changed_line_in_a_kernel_is_seen(tmp_path):
+    parent = run("planted.py", str(tmp_path), json.dumps(PLANTS), "local_attn")
+    assert parent.returncode == 0, parent.stderr
+    found = json.loads(parent.stdout)
+    seen = [
+        code < 0 or (code == 1 and f"FAIL {fault[0]} {fault[1]}: " in text)
+        for fault, (code, text) in zip(PLANTS, found, strict=True)
+    ]
+    missed = [(fault, out) for fault, out, ok in zip(PLANTS, found, seen, strict=True) if not ok]
+    assert not missed, missed
+
+
+def test_the_launcher_refuses_what_it_cannot_take():
+    import torch
+
+    from linzoo.kernels import BackendError, local_attn
+    from linzoo.kernels.local_attn import BACKENDS, triton_launch
+    from linzoo.kernels.local_attn.geometry import Geometry
+
+    x = torch.zeros(1, 4, 1, 4)
+    with pytest.raises(BackendError, match=r"local_attn: backend 'triton' cannot run: tensors are on cpu"):
+        triton_launch.forward(x, x, x, None, None, Geometry(2, 2, 0, 2, 0, 0, 1, 1, 1, 1), 0.5)
+    with pytest.raises(BackendError, match=r"takes bfloat16, float16 and float32, got torch\.float64"):
+        local_attn(*(x.double(),) * 3, grid=(2, 2), radius=2, backend="triton")
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        wide = torch.empty(1, 4, 1, 320, device="cuda")
+    assert BACKENDS[0].why_not(wide) == "takes D and E up to 256, got 320"

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
+from linzoo.kernels.decay_scan import tiles
+
 from .cases import with_grad
 from .decay_cases import FORMS, KINDS, Case, by_matrices, every, gradients, run
 from .tolerances import SIGNED, assert_close
@@ -54,6 +56,23 @@ def test_the_chunk_does_not_change_results_or_gradients(form, kind, cu, chunk):
     for name, x in wanted.items():
         assert_close(got[name], x, torch.float64, name)
     wanted_grads = gradients(wanted, one)
+    for name, grad in gradients(got, other).items():
+        assert_close(grad, wanted_grads[name], torch.float64, f"d{name}", slack=10)
+
+
+@pytest.mark.parametrize("elements", [1, 300, 2000])
+@pytest.mark.parametrize("cu", [None, (0, 0, 3, 3, 40, 41, 70, 100, 100)], ids=["rows", "segments"])
+@pytest.mark.parametrize(("form", "kind"), ALLOWED)
+def test_how_many_tiles_and_states_are_taken_at_a_time_does_not_matter(form, kind, cu, elements, monkeypatch):
+    case = Case(form=form, kind=kind, cu=cu, B=3, N=100, initial=True, reverse=elements == 300)
+    inputs, options = case.inputs(), case.options()
+    one, other = with_grad(inputs), with_grad(inputs)
+    wanted = run(one, **options)
+    wanted_grads = gradients(wanted, one)
+    monkeypatch.setattr(tiles, "CACHE_ELEMENTS", elements)
+    got = run(other, **options, chunk=8)
+    for name, x in wanted.items():
+        assert_close(got[name], x, torch.float64, name)
     for name, grad in gradients(got, other).items():
         assert_close(grad, wanted_grads[name], torch.float64, f"d{name}", slack=10)
 

@@ -90,9 +90,18 @@ def check_weights(cfg: Config, work_dir: Path) -> None:
 
     Raises: FileNotFoundError; ValueError listing names and shapes.
     """
-    from .detection.model_checks import check_backbones, check_fit, meta_detector, read_checkpoint, weights_of
+    from .detection.model_checks import (
+        check_backbones,
+        check_fit,
+        check_sync_bn,
+        meta_detector,
+        read_checkpoint,
+        weights_of,
+    )
 
     model = meta_detector(cfg)
+    if cfg.get("sync_bn") and cfg.launcher != "none":
+        check_sync_bn(model)
     source, flag = cfg.get("load_from"), "--resume" if cfg.get("resume") else "load_from"
     if cfg.get("resume") and source is None:
         source = latest(work_dir)

@@ -145,6 +145,25 @@ def test_a_launcher_that_has_not_started_us_is_named(monkeypatch, config, capsys
     assert "RANK is not set; start several processes" in refused(capsys, config, "--launcher", "pytorch")
 
 
+def test_conversion_to_sync_bn_is_refused_where_activations_would_be_lost():
+    from mmdet.registry import MODELS
+
+    import linzoo.vision.detection  # noqa: F401
+    from linzoo.tools.detection.model_checks import check_sync_bn
+
+    def backbone(name):
+        return MODELS.build({"type": "LinzooBackbone", "model_name": name})
+
+    check_sync_bn(backbone("ravlt_tiny"))
+    model = backbone("mobilenetv3_small_050").eval()
+    with pytest.raises(ValueError, match=r"activations in .* would be lost"):
+        check_sync_bn(model)
+    x = torch.randn(1, 3, 64, 64)  # the reason: torch's conversion changes the outputs
+    before = model(x)[-1]
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model).eval()
+    assert not torch.allclose(before, converted(x)[-1])
+
+
 def test_a_packaged_config_is_found_by_its_name():
     from linzoo.tools.detection.config import find_config, packaged
 

@@ -116,3 +116,15 @@ def check_backbones(model: nn.Module) -> None:
                 ) from error
             missing = isinstance(error, FileNotFoundError)
             raise (FileNotFoundError if missing else OSError)(f"{setting}: {error}") from error
+
+
+def check_sync_bn(model: nn.Module) -> None:
+    """Raises ValueError for norms of timm that hold an activation: conversion to SyncBatchNorm loses it."""
+    from timm.layers import BatchNormAct2d
+
+    lost = [name for name, module in model.named_modules() if isinstance(module, BatchNormAct2d)]
+    if lost:
+        raise ValueError(
+            f"sync_bn must be None for this model: the activations in {len(lost)} of its BatchNormAct2d "
+            f"layers would be lost (first: {lost[0]})"
+        )

@@ -57,7 +57,7 @@ class LinzooBackbone(BaseModule):
     ) -> None:
         check_model_name(model_name)
         eps = out_norm_eps(out_norms, model_name)
-        backbone_weights.check_source(model_name, pretrained, init_cfg)
+        backbone_weights.check_source(model_name, pretrained, init_cfg, model_kwargs)
         super().__init__(init_cfg)
         self.model_name, self.pretrained = model_name, pretrained
         self.frozen_stages, self.norm_eval = frozen_stages, norm_eval

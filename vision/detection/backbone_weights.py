@@ -25,9 +25,12 @@ def _pretrained_entries(init_cfg: dict | list[dict] | None) -> list[dict]:
     return [e for e in entries if e.get("type") in ("Pretrained", "PretrainedInit", PretrainedInit)]
 
 
-def check_source(name: str, pretrained: object, init_cfg: dict | list[dict] | None) -> None:
+def check_source(
+    name: str, pretrained: object, init_cfg: dict | list[dict] | None, model_kwargs: Mapping[str, object]
+) -> None:
     """Raises ValueError unless at most one place names weights, and these can be found for model ``name``."""
-    elsewhere = ":" in name  # hf-hub:, local-dir: have their weights with them
+    # hf-hub:, local-dir: have their weights with them; timm's configuration can be given too
+    elsewhere = ":" in name or any(key.startswith("pretrained_cfg") for key in model_kwargs)
     if pretrained is True and not elsewhere and not timm.get_pretrained_cfg(name).has_weights:
         raise ValueError(
             f"LinzooBackbone: pretrained must be a file or False: no weights are published for {name} under "
@@ -88,10 +91,10 @@ def fitting(backbone: LinzooBackbone, source: bool | str) -> StateDict:
 
 def _fresh_body(backbone: LinzooBackbone, weights: StateDict | None, source: bool | str) -> StateDict:
     """The weights as timm puts them into a new body, with its own renaming."""
-    overlay = None if weights is None else {"state_dict": weights}
+    overlay = {} if weights is None else {"pretrained_cfg_overlay": {"state_dict": weights}}
 
     def make() -> StateDict:
-        options = {**backbone.model_kwargs, "pretrained": True, "pretrained_cfg_overlay": overlay}
+        options = {**backbone.model_kwargs, "pretrained": True, **overlay}
         return make_body(backbone.model_name, own_arguments=(), **options).state_dict()
 
     try:

@@ -20,7 +20,7 @@ BACKBONES = {
     "l2vit_tiny": {"dims": (16, 32, 48, 64), "heads": (1, 2, 3, 4), "depths": (2, 2, 2, 2)},
     "inline_swin_tiny": _PYRAMID,
     "lightnet_tiny": {"embed_dim": 48, "num_heads": 3, "depth": 2, "out_indices": (1,)},
-    "efficientvim_m1": {},
+    "efficientvim_m1": {"embed_dim": (32, 48, 64), "depths": (1, 1, 1)},
 }
 
 

@@ -122,6 +122,15 @@ def test_a_file_of_timm_s_own_model_fills_it(tmp_path):
     assert torch.equal(backbone.body.layer4[1].bn2.running_var, model.layer4[1].bn2.running_var)
 
 
+def test_published_weights_are_loaded_from_where_timm_knows_them(tmp_path):
+    model = shaken(timm.create_model("ravlt_tiny", **SLIM))
+    torch.save({"model": ravlt.to_official(model.state_dict(), HEAD_DIMS)}, tmp_path / "RAVLT_T.pth")
+    overlay = {"file": str(tmp_path / "RAVLT_T.pth")}  # in the place of the hub
+    backbone = make(pretrained=True, pretrained_cfg_overlay=overlay)
+    backbone.init_weights()
+    assert torch.equal(backbone.body.model.stem.conv0.weight, model.stem.conv0.weight)
+
+
 def test_the_weights_outlast_the_initialisation_of_the_whole_detector(tmp_path):
     from mmengine.model import BaseModule
 

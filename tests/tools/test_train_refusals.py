@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from .train_runs import DIGITS, PYRAMID, SMALL, digits, make_pictures, one_thread, refused, run
 
@@ -30,7 +31,6 @@ pytestmark = pytest.mark.usefixtures(one_thread.__name__)
         (["--aa", "rand-q9"], "--aa rand-q9"),
         (["--train-interpolation", "cubist"], "cubist"),
         (["--torchcompile", "fast"], "--torchcompile must be a backend of torch.compile"),
-        (["--sync-bn"], "--sync-bn works on CUDA only"),
         (["--resume", "/nowhere"], "--resume must be a checkpoint or a run's folder"),
         (["--initial-checkpoint", "/nowhere"], "--initial-checkpoint must be a file"),
         (
@@ -48,6 +48,18 @@ pytestmark = pytest.mark.usefixtures(one_thread.__name__)
 def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, capsys, words, message):
     refused(capsys, digits(tmp_path, *words), message)
     assert not any(tmp_path.iterdir())
+
+
+def test_batchnorm_over_processes_is_refused_on_the_cpu_and_means_nothing_for_one(tmp_path):
+    from argparse import Namespace
+
+    from linzoo.tools.training.session import check_machine
+    from linzoo.tools.training.world import World
+
+    args = Namespace(sync_bn=True, torchcompile=None, aug_repeats=0)
+    with pytest.raises(ValueError, match="--sync-bn works on CUDA only"):
+        check_machine(args, World(torch.device("cpu"), size=2))
+    check_machine(args, World(torch.device("cpu")))
 
 
 def test_no_model_is_refused(tmp_path, capsys):

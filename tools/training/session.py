@@ -66,7 +66,7 @@ def train(args: argparse.Namespace) -> int:
 
 def check_machine(args: argparse.Namespace, world: World) -> None:
     """Raises: ValueError."""
-    if args.sync_bn and world.device.type == "cpu":
+    if args.sync_bn and world.size > 1 and world.device.type == "cpu":
         raise ValueError(
             "--sync-bn works on CUDA only; on the CPU every process normalises by its own batch, and "
             "--dist-bn reduce joins the statistics after each epoch"

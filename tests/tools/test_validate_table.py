@@ -67,6 +67,13 @@ def test_a_wildcard_takes_each_models_file_from_a_folder(files, tmp_path):
         with_files([*names, "mala_base"], tmp_path)
 
 
+def test_a_file_that_is_called_like_a_model_does_not_hide_the_model(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ravlt_tiny").write_text("mala_tiny\n")
+    assert main(argv(files, "--results-file", "out.csv")) == 0
+    assert [row["model"] for row in rows(tmp_path / "out.csv")] == ["ravlt_tiny"]
+
+
 def test_an_interrupted_run_keeps_its_rows_and_goes_on_with_the_rest(files, tmp_path, monkeypatch):
     listed, table = tmp_path / "models.txt", tmp_path / "out.csv"
     listed.write_text(f"ravlt_tiny {files / 'knows.pth'}\nravlt_tiny {files / 'green.pth'}\n")

@@ -21,10 +21,13 @@ def jobs_of(args: argparse.Namespace) -> list[Job]:
 
     Raises: ValueError for an unknown name, no match, or models without weights; FileNotFoundError.
     """
-    from ..models import check_name
+    import timm
 
+    from ..models import check_name, families
+
+    families()  # registers them
     listed = Path(args.model)
-    if listed.is_file():
+    if listed.is_file() and not timm.is_model(args.model):
         jobs = read_list(listed)
         if any(job.checkpoint for job in jobs):
             if args.checkpoint is not None:

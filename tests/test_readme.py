@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -83,10 +84,39 @@ def test_the_tables_are_those_of_the_registry_and_of_the_recorded_rows(mark, mak
     assert printed == make(), f"paste into README.md:\n{make()}"
 
 
-@pytest.mark.parametrize("index", [0, 1])
+def blocks(language: str) -> list[str]:
+    inside = README.read_text().split("```")[1::2]
+    return [text.partition("\n")[2] for text in inside if text.partition("\n")[0] == language]
+
+
+@pytest.mark.parametrize("index", [0, 2])
 def test_the_quick_start_runs_as_printed(index):
-    block = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[index]
-    exec(compile(block, f"README block {index}", "exec"), {})
+    exec(compile(blocks("python")[index], f"README block {index}", "exec"), {})
+
+
+def test_the_detection_config_builds_as_printed():
+    import importlib
+
+    config = {}
+    exec(compile(blocks("python")[1], "README block 1", "exec"), config)
+    for name in config["custom_imports"]["imports"]:
+        importlib.import_module(name)
+    from mmdet.registry import MODELS
+
+    assert MODELS.build(config["backbone"]).out_strides == (4, 8, 16, 32)
+
+
+def test_the_commands_that_are_printed_can_be_parsed():
+    """With the flags that are shown; running them is what the commands' own tests do."""
+    from linzoo.cli import build_parser
+
+    lines = [line.partition("#")[0] for block in blocks("") for line in block.splitlines()]
+    # several on a line stand far apart
+    commands = [c.strip() for line in lines for c in re.split(r" {3,}", line) if "linzoo " in c]
+    assert len(commands) > 12
+    for command in commands:
+        words = shlex.split(command.partition("linzoo ")[2])
+        build_parser(words[0], words).parse_args(words)
 
 
 def test_every_family_has_a_card_with_paper_code_and_weights():

@@ -5,6 +5,7 @@ import importlib
 
 BENCHES = {
     "kernels": ("bench_kernels", "the linear-attention ops against upstream's formula and softmax"),
+    "local-attn": ("bench_local_attn", "local attention against FlexAttention and full softmax"),
     "models": ("bench_models", "whole models: eager and folded, at several sizes"),
     "detection": ("bench_detection", "detectors of configs/detection: parameters and multiply-adds"),
 }

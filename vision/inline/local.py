@@ -67,7 +67,7 @@ def convolve_each(x: Tensor, taps: Tensor) -> Tensor:
     """Every image's own depthwise cross-correlation, zero padding 1.
 
     (B, h, w, C) and taps (B, C, 3, 3) -> (B, h, w, C). Eager: one convolution of B * C groups; measured on
-    one thread at 7 to 112 tokens a side, nine shifted products take 2 to 3 times its CPU time forward and 2
+    one thread at 7 to 112 tokens a side, nine shifted products take 2 to 4.5 times its CPU time forward and 2
     to 7 times with backward. Compiled, exported or traced: the nine products, since a number of groups is a
     constant there and would tie the program to one batch size.
     """

@@ -78,6 +78,7 @@ def test_a_slim_model_takes_two_updates_stops_and_goes_on(name, parser, pictures
     decays = {group["weight_decay"] for group in state["optimizer"]["param_groups"]}
     assert decays == {0.0, recipe["weight_decay"]}
     assert ("state_dict_ema" in state) == recipe.get("model_ema", False)
+    assert read_recipe(run / "args.yaml", parser)["model"] == recipe["model"]  # a run's flags are a recipe
 
     assert main(command(name, recipe, pictures, tmp_path, 4 * updates, "--resume", str(run))) == 0
     again = torch.load(run / "last.pth.tar", weights_only=True)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ..vision.detection import coco_set, small
-
 pytest.importorskip("mmdet")
 
 from pycocotools import mask as coco_mask
 
 from linzoo.cli import main
+
+from ..vision.detection import coco_set, small
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import pickle
 import pytest
 import torch
 
-from ..vision.detection import coco_set, small
-
 pytest.importorskip("mmdet")
 
 from linzoo.cli import main
+
+from ..vision.detection import coco_set, small
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from ..vision.detection import coco_set, small
-
 pytest.importorskip("mmdet")
 
 from linzoo.cli import main
+
+from ..vision.detection import coco_set, small
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-pytest.importorskip("mmcv")
+pytest.importorskip("mmdet")
 
 import linzoo.vision.detection  # noqa: F401
 from linzoo.vision.detection import mmcv_ext

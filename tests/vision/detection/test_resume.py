@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("mmengine")
+pytest.importorskip("mmdet")
 
 from mmengine.logging import HistoryBuffer
 

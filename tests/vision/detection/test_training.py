@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from . import coco_set, small
-
 pytest.importorskip("mmdet")
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+
+from . import coco_set, small
 
 DETECTORS = {
     "ravlt_tiny": "mask-rcnn",

@@ -121,3 +121,26 @@ def test_a_wrong_request_is_named_before_anything_is_written(detector, data, tmp
     code, _, error = predict(capsys, picture, detector, "--out-dir", tmp_path / "text.png" / "out")
     assert code == 2 and "--out-dir must be a folder that can be written to" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_with_the_authors_names_finds_the_same(detector, data, tmp_path, capsys):
+    from linzoo.vision import ravlt
+
+    content = torch.load(detector[2], weights_only=True)
+    backbone = {k: v for k, v in content["state_dict"].items() if k.startswith("backbone.")}
+    ours = {k.removeprefix("backbone.").removeprefix("body.model."): v for k, v in backbone.items()}
+    for i in range(4):  # away from 1, so that a norm that is not read is seen
+        ours[f"out_norms.{i}.weight"].uniform_(0.5, 3.0)
+    theirs = {f"backbone.{k}": v for k, v in ravlt.to_official(ours, (16,) * 4).items()}
+    others = {k: v for k, v in content["state_dict"].items() if k not in backbone}
+    assert any(k.startswith("backbone.extra_norms.3.norm.") for k in theirs)
+    torch.save(content, tmp_path / "ours.pth")
+    torch.save({"meta": content["meta"], "state_dict": {**theirs, **others}}, tmp_path / "theirs.pth")
+    found = []
+    for name in ("ours", "theirs"):
+        files = (*detector[:2], tmp_path / f"{name}.pth")
+        options = ("--score-thr", 0.0, "--no-save-vis", "--out-dir", tmp_path / name)
+        code, _, error = predict(capsys, data.images / "001.png", files, *options)
+        assert code == 0, error
+        found.append(json.loads((tmp_path / name / "preds" / "001.png.json").read_text()))
+    assert found[0] == found[1]

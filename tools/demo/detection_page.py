@@ -72,7 +72,7 @@ picture, float32, one thread, each row in a process of its own: linear attention
 published, and softmax in all four.</p>"""
 MEMORY = """<p class="soft">Memory is the high-water mark of the process less what it held before. Softmax
 takes no more of it: torch works through it in blocks. Hatched bars and rows marked * are recorded, not
-re-run: {recorded}.</p>"""
+re-run: {recorded}. Softmax in all four stages at the larger size was not run.</p>"""
 
 
 def page_of(section: dict, folder: Path) -> str:

@@ -6,12 +6,16 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+# what a run's validation pictures were made with, in the words that timm's data configuration takes
+DATA = ("img_size", "input_size", "mean", "std", "crop_pct", "interpolation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,11 +91,17 @@ def no_weights_message(name: str) -> str:
 def predict(args: argparse.Namespace) -> list[dict]:
     import torch
     from PIL import Image, UnidentifiedImageError
-    from timm.data import create_transform, resolve_model_data_config
+    from timm.data import create_transform
 
-    model = build(args).to(usable_device(args.device)).eval()
-    size = {"input_size": (model.pretrained_cfg["input_size"][0], args.img_size, args.img_size)}
-    data = resolve_model_data_config(model, args=size if args.img_size else {})
+    from .checkpoint_flags import trained_with, training_checkpoint
+    from .validation.pictures import data_config
+
+    trained = trained_with(training_checkpoint(args.checkpoint))
+    model = build(args, trained).to(usable_device(args.device)).eval()
+    given = {name: trained.get(name) for name in DATA}
+    if args.img_size:
+        given |= {"img_size": args.img_size, "input_size": None}
+    data = data_config(model, argparse.Namespace(**given, in_chans=None, use_train_size=False))
     transform = create_transform(**data, is_training=False)
     labels = class_names(args.class_map, model)
     rows = []
@@ -110,7 +120,8 @@ def predict(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def build(args: argparse.Namespace) -> nn.Module:
+def build(args: argparse.Namespace, trained: Mapping[str, Any]) -> nn.Module:
+    """The model with its weights; ``trained``: flags of the run that wrote the checkpoint, where known."""
     import timm
 
     from .models import check_name, has_published_weights, load_checkpoint, model_with
@@ -123,7 +134,11 @@ def build(args: argparse.Namespace) -> nn.Module:
     if not args.checkpoint:
         kwargs = {"num_classes": args.num_classes} if args.num_classes else {}
         return timm.create_model(args.model, pretrained=args.pretrained, **kwargs)
-    model = model_with(args.model, load_checkpoint(args.model, args.checkpoint), str(args.checkpoint))
+    kwargs = dict(trained.get("model_kwargs") or {}) if trained.get("model") == args.model else {}
+    if trained.get("gp"):
+        kwargs["global_pool"] = trained["gp"]
+    weights = load_checkpoint(args.model, args.checkpoint, **kwargs)
+    model = model_with(args.model, weights, str(args.checkpoint), **kwargs)
     if args.num_classes and model.num_classes != args.num_classes:
         raise ValueError(
             f"--num-classes must be {model.num_classes} as in {args.checkpoint}, got {args.num_classes}"

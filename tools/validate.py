@@ -72,9 +72,10 @@ def validate(job: Job, args: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
     import torch
 
+    from .checkpoint_flags import training_checkpoint
     from .models import count_parameters
     from .validation import pictures
-    from .validation.build import adopt, build, test_time_pool, training_checkpoint
+    from .validation.build import adopt, build, test_time_pool
 
     torch.manual_seed(0)  # random weights are the same every time
     content = training_checkpoint(job.checkpoint)

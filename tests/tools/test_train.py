@@ -79,6 +79,16 @@ def test_predict_reads_the_checkpoint(tmp_path, capsys):
     assert capsys.readouterr().out.count("picture.png") == 5
 
 
+def test_predict_takes_model_size_and_channels_from_the_run(tmp_path, capsys):
+    """The recipe's digits: one channel, a small model, 32 pixels; no flag repeats any of it."""
+    assert digits(tmp_path, "--max-steps", "1", "-b", "4") == 0
+    picture = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(picture)
+    words = ["predict", str(picture), "-m", "ravlt_tiny", "--output-type", "csv"]
+    assert main([*words, "--checkpoint", str(tmp_path / "run" / "last.pth.tar")]) == 0
+    assert capsys.readouterr().out.count("picture.png") == 5
+
+
 REST = words(
     "--epochs 3 --warmup-epochs 1 --log-interval 1 --mixup 0.8 --cutmix 1 -b 478 --reprob 0.5 --mean "
     "0.3 --aa rand-m9-mstd0.5-inc1 --drop-path 0.2 --model-ema --sched-on-updates"

@@ -40,6 +40,7 @@ def resolve_rates(args: argparse.Namespace, world_size: int) -> list[str]:
         args.min_lr = MIN_LR if args.min_lr_base is None else args.min_lr_base * factor
     if args.model_ema and args.model_ema_base_size:
         args.model_ema_decay = args.model_ema_decay ** (pictures / args.model_ema_base_size)
+        args.model_ema_base_size = None  # done: args.yaml as a recipe must not do it again
         lines.append(f"Moving average: decay {args.model_ema_decay:.10g} for {pictures} pictures an update")
     return lines
 

@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..checkpoint_flags import trained_with
 from .jobs import Job
 
 AVERAGE = ("state_dict_ema", "model_ema")  # where training scripts keep the moving average
@@ -20,9 +20,7 @@ def adopt(args: argparse.Namespace, content: Mapping[str, Any]) -> tuple[argpars
     Args:
         content: of a checkpoint; only those of ``linzoo train`` say how they were trained.
     """
-    saved = content.get("args") if "linzoo" in content else None
-    if not isinstance(saved, Mapping):
-        return args, {}
+    saved = trained_with(content)
     names = list(ADOPTED)
     if args.img_size or args.input_size:
         names = [name for name in names if name not in ("img_size", "input_size")]
@@ -84,22 +82,6 @@ def weights_of(
     if chosen is None or average is None:  # one set of weights
         return load_checkpoint(job.model, job.checkpoint, **kwargs)
     return fit_checkpoint(job.model, chosen, **kwargs)
-
-
-def training_checkpoint(path: Path | None) -> Mapping[str, Any]:
-    """What a training script saved beside the weights; empty for a file of weights alone."""
-    import pickle
-
-    import torch
-
-    if path is None or path.suffix == ".safetensors":
-        return {}
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
-        return {}  # load_checkpoint says what is wrong with it
-    return content if isinstance(content, Mapping) else {}
 
 
 def test_time_pool(model: nn.Module, config: dict) -> tuple[nn.Module, dict]:

@@ -34,6 +34,7 @@ test-all: test
 bench: $(STAMP)
 	$(BIN)/linzoo bench kernels --save
 	$(BIN)/linzoo bench models --against-upstream --save
+	$(BIN)/linzoo bench detection --save
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

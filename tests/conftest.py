@@ -3,12 +3,14 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may download at test time
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do the processes that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # workers share the cores
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

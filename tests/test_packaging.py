@@ -23,9 +23,10 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_tracked_module_and_card(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for top in ("kernels", "vision", "tools"):
+    for top in ("kernels", "vision", "configs", "tools"):
         for path in (ROOT / top).rglob("*"):
-            wanted = path.suffix in (".py", ".json") or (path.name == "README.md" and top != "tools")
+            wanted = path.suffix in (".py", ".json", ".toml", ".yml")
+            wanted |= path.name == "README.md" and top != "tools"
             if wanted and "__pycache__" not in path.parts:
                 assert f"linzoo/{path.relative_to(ROOT)}" in inside
     assert "linzoo/py.typed" in inside
@@ -57,6 +58,11 @@ import linzoo.kernels, linzoo.vision, linzoo.tools, timm
 for module in (linzoo, linzoo.kernels, linzoo.vision, linzoo.tools):
     assert module.__file__.startswith({str(tmp_path)!r}), module.__file__
 assert timm.create_model("ravlt_tiny", device="meta").num_classes == 1000
+from linzoo.tools.recipe import recipe_names
+assert {{"digits", "ravlt_tiny"}} <= set(recipe_names())
+from mmengine import Config
+detector = "linzoo/configs/detection/retinanet_ravlt-tiny_fpn_1x_coco.py"
+assert Config.fromfile({str(tmp_path)!r} + "/" + detector).model.backbone.model_name == "ravlt_tiny"
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120

@@ -108,8 +108,8 @@ LEAD = """<p>Backbones whose token mixing costs O(N) instead of O(N&sup2;), trai
 on this machine: real pictures from scikit-learn and scikit-image, no download, no GPU.</p>"""
 QUICK = """<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean
 nothing.</p>"""
-FOOTER = """{made}. Photographs: scikit-image (CC0); digits: scikit-learn. All figures:
-<code>results.json</code> beside this page. From the beginning again: <code>linzoo demo --restart</code>."""
+FOOTER = """{made}. Photographs: scikit-image (CC0; the astronaut is public domain,
+NASA); digits: scikit-learn. All figures: <code>results.json</code> beside this page. From the beginning again: <code>linzoo demo --restart</code>."""
 
 
 def lead_of(sections: dict[str, dict], quick: bool) -> str:

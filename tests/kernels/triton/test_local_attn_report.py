@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -67,3 +69,8 @@ def test_the_command_measures_the_models_of_every_op_by_name(monkeypatch, capsys
     assert kernel_report.run(args) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("VIOLATION")]
     assert len(lines) == 12 and all("stack must be 0, got 24" in line for line in lines)
+
+
+def test_importing_the_op_imports_none_of_its_triton_files():
+    code = "import sys, linzoo.kernels; assert not [m for m in sys.modules if 'local_attn.triton' in m]"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -26,7 +26,7 @@ COMMANDS = {
     "convert": ("convert", "turn an authors' weight file into ours, or back"),
     "train-detection": ("train_detection", "train a detector with mmdetection, from a config"),
     "test-detection": ("test_detection", "evaluate a detector with mmdetection"),
-    "predict-detection": ("predict_detection", "draw what a detector finds in pictures, and write it as json"),
+    "predict-detection": ("predict_detection", "draw what a detector finds in pictures; boxes as json"),
     "bench": ("bench", "time the kernels or the models on this machine"),
     "kernel-report": ("kernel_report", "compile the Triton kernels for GPUs and report what they use"),
 }

@@ -109,7 +109,8 @@ on this machine: real pictures from scikit-learn and scikit-image, no download, 
 QUICK = """<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean
 nothing.</p>"""
 FOOTER = """{made}. Photographs: scikit-image (CC0; the astronaut is public domain,
-NASA); digits: scikit-learn. All figures: <code>results.json</code> beside this page. From the beginning again: <code>linzoo demo --restart</code>."""
+NASA); digits: scikit-learn. All figures:
+<code>results.json</code> beside this page. From the beginning again: <code>linzoo demo --restart</code>."""
 
 
 def lead_of(sections: dict[str, dict], quick: bool) -> str:

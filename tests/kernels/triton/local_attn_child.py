@@ -169,13 +169,7 @@ def registration(trial: Trial, x: Made) -> list[tuple[str, float]]:
 
 
 GROUPS = {f.__name__: f for f in (forward, backward, public, registration)}
-FEW = (
-    "circle",
-    "circle_fp16",
-    "halo",
-    "text_last_bf16",
-    "text_alone",
-)  # of groups whose kernels are the same
+FEW = ("circle", "halo", "text_last_bf16")  # of groups whose kernels are the same
 
 
 def passes(group: str, name: str) -> bool:

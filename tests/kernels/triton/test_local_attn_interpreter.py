@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 HERE = Path(__file__).parent
-GROUPS = {"forward": 30, "backward": 30, "public": 5, "registration": 5}
+GROUPS = {"forward": 30, "backward": 30, "public": 3, "registration": 3}
 
 
 def run(script: str, *args: str) -> subprocess.CompletedProcess:

@@ -21,6 +21,7 @@ RESULTS = Path(__file__).parent / "results" / "models-cpu.jsonl"
 PRECISIONS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16", "amp": "float32"}
 RIVALS = ("ravlt_tiny", "mala_tiny", "nalaformer_tiny", "l2vit_tiny")
 RIVAL_SIZES = (224, 1024)
+DEFAULTS = ("*_tiny", "efficientvim_m1")  # one size of each of ours, and of the linear family that timm has
 COLUMNS = (
     "model", "img_size", "form", "batch_size", "precision", "ms_per_step", "ms_spread", "samples_per_sec",
     "param_count_m", "gmacs", "peak_mb",
@@ -29,7 +30,7 @@ COLUMNS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", "--model-list", nargs="+", metavar="PATTERN", help="names or wildcards (default: *_tiny)")
+    add("--model", "--model-list", nargs="+", metavar="PATTERN", help="default: *_tiny, efficientvim_m1")
     add("--img-size", nargs="+", type=int, metavar="PIXELS", help="default: 224; 224 1024 with upstream")
     add("-b", "--batch-size", type=int, default=1)
     add("--precision", choices=sorted(PRECISIONS), default="float32", help="amp: bfloat16 autocast")
@@ -84,7 +85,7 @@ def plan(args: argparse.Namespace) -> tuple[list[str], list[int]]:
     if args.save and not args.against_upstream:
         raise ValueError("--save needs --against-upstream, which is what the kept rows hold")
     names: list[str] = []
-    for pattern in args.model or RIVALS:
+    for pattern in args.model or (RIVALS if args.against_upstream else DEFAULTS):
         names += [name for name in matching(pattern) if name not in names]
     if args.against_upstream:
         check_rivals(names)

@@ -90,3 +90,15 @@ def test_half_precision_and_autocast_run():
 def test_wrong_arguments_are_named(words, message, capsys):
     assert bench(*words) != 0
     assert message in capsys.readouterr().err
+
+
+def test_by_default_one_size_of_every_family_and_of_efficientvim_is_timed():
+    import argparse
+
+    from linzoo.tools.bench_models import add_arguments, plan
+    from linzoo.vision import FAMILIES
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    names, sizes = plan(parser.parse_args([]))
+    assert {name.partition("_")[0] for name in names} == {*FAMILIES, "efficientvim"} and sizes == [224]

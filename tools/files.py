@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,16 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object] | bytes) -> Non
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Makes the folder. Raises: OSError naming ``flag`` when it cannot be made or written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{flag} must be a folder that can be written to, {folder}: {reason}") from error
 
 
 def write_json(path: Path, content: Any) -> None:

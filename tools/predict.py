@@ -107,9 +107,12 @@ def predict(args: argparse.Namespace) -> list[dict]:
     rows = []
     for path in args.images:
         try:
-            picture = Image.open(path).convert("RGB" if data["input_size"][0] == 3 else "L")
+            with Image.open(path) as file:
+                picture = file.convert("RGB" if data["input_size"][0] == 3 else "L")
         except UnidentifiedImageError as error:
             raise ValueError(f"{path} is not a picture that Pillow can read") from error
+        except (OSError, SyntaxError) as error:  # truncated, or (SyntaxError) a broken PNG
+            raise OSError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
         with torch.inference_mode():
             probabilities = model(transform(picture).unsqueeze(0).to(args.device)).softmax(-1)[0]
         values, indices = probabilities.topk(min(args.topk, probabilities.numel()))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .detection.config import add_config_arguments, read_config
-from .detection.running import check_writable
-from .files import write_json
+from .detection.running import faults_named
+from .files import check_writable, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     classes = model.dataset_meta["classes"]
     draw = None if args.no_save_vis else make_drawer(cfg, model)
     for picture in pictures:
-        found = detect(model, picture, args.score_thr)
+        with faults_named():
+            found = detect(model, picture, args.score_thr)
         # the suffix stays: a.png and a.jpg are two pictures
         if not args.no_save_pred:
             write_json(args.out_dir / "preds" / f"{picture.name}.json", as_json(picture, found, classes))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .detection.config import add_config_arguments, find_config, read_config
-from .detection.running import add_launch_arguments, check_writable, make_runner, set_launch, set_work_dir
+from .detection.running import add_launch_arguments, faults_named, make_runner, set_launch, set_work_dir
+from .files import check_writable
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         from mmdet.evaluation import DumpDetResults
 
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    metrics = runner.test()
+    with faults_named():
+        metrics = runner.test()
     for name, value in (metrics or {}).items():
         print(f"{name} {value}")
     if not metrics:

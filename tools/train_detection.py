@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .detection.config import add_config_arguments, find_config, read_config
-from .detection.running import add_launch_arguments, check_writable, make_runner, set_launch, set_work_dir
+from .detection.running import add_launch_arguments, faults_named, make_runner, set_launch, set_work_dir
+from .files import check_writable
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     check_weights(cfg, work_dir)
     check_writable(work_dir, "--work-dir")
     print(f"training {Path(args.config).stem}, logs and checkpoints in {work_dir}", flush=True)
-    make_runner(cfg).train()
+    with faults_named(lambda: last_good(work_dir)):
+        make_runner(cfg).train()
     return 0
 
 
@@ -114,6 +116,14 @@ def check_weights(cfg: Config, work_dir: Path) -> None:
         lacking = {"meta", "optimizer"} - checkpoint.keys()
         if cfg.get("resume") and lacking:
             raise ValueError(f"--resume {source} must hold {', '.join(sorted(lacking))}: weights only?")
+
+
+def last_good(work_dir: Path) -> str:
+    """Where to go on from, in words."""
+    found = latest(work_dir)
+    if found is None:
+        return "; no checkpoint had been written"
+    return f"; the last checkpoint is {found} (--resume goes on)"
 
 
 def latest(work_dir: Path) -> str | None:

@@ -257,6 +257,15 @@ def test_pretrained_without_published_weights_is_refused(capsys, files):
     )
 
 
+def test_predict_names_a_truncated_picture(capsys, files, tmp_path):
+    whole = (files / "picture.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    argv = ("-m", "nalaformer_xt", "--checkpoint", str(files / "ours.pth"))
+    assert f"cannot read {tmp_path / 'half.png'}: " in refused(
+        capsys, "predict", str(tmp_path / "half.png"), *argv
+    )
+
+
 def test_predict_refuses_a_file_that_is_no_picture(capsys, files, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     argv = ["-m", "nalaformer_xt", "--checkpoint", str(files / "ours.pth")]

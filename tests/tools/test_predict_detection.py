@@ -91,6 +91,14 @@ def test_a_picture_of_any_kind_is_read(mode, size, data, detector, tmp_path, cap
     assert Image.open(tmp_path / "vis" / "odd.png.png").size == size
 
 
+def test_a_truncated_picture_is_named(data, detector, tmp_path, capsys):
+    whole = (data.images / "001.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    code, _, error = predict(capsys, tmp_path / "half.png", detector, "--out-dir", tmp_path / "out")
+    assert code == 2
+    assert f"cannot read {tmp_path / 'half.png'}: damaged or truncated" in error.splitlines()[-1]
+
+
 def test_the_authors_file_names_no_classes_and_still_predicts(detector, data, tmp_path, capsys, recwarn):
     content = torch.load(detector[2], weights_only=True)
     torch.save(content["state_dict"], tmp_path / "bare.pth")

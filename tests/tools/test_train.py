@@ -255,6 +255,19 @@ def test_a_recipe_gives_way_to_flags(tmp_path):
     assert (args["lr"], args["max_steps"], args["model"]) == (0.25, 1, "resnet10t")
 
 
+def test_the_curve_counts_whole_epochs(tmp_path, monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    from linzoo.tools.demo import pictures
+    from linzoo.tools.training.log import draw_curve
+
+    axes = matplotlib.Figure().add_subplot()
+    monkeypatch.setattr(pictures, "chart", lambda path, draw, *_: draw(axes, pictures.COLOURS))
+    history = [{"epoch": i, "train_loss": 2.0 - i, "eval_top1": 50.0 + i} for i in range(2)]
+    draw_curve(tmp_path / "curve.png", history, "title")
+    assert list(axes.lines[0].get_xdata()) == [1, 2]
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_reports_go_to_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     assert digits(tmp_path, "--max-steps", "1", "--log-tensorboard") == 0

@@ -92,6 +92,20 @@ def test_mmdetection_s_own_tool_trains_the_config(config, tmp_path):
     assert "coco/bbox_mAP" in done.stdout
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_picture_ends_the_run_with_one_line(tmp_path, capsys, workers):
+    data = coco_set.write(tmp_path / "coco")
+    picture = data.images / "003.png"
+    picture.write_bytes(picture.read_bytes()[:4000])
+    path = small.write_config(tmp_path / "cut.py", data)
+    work = tmp_path / "work"
+    options = ["--cfg-options", "train_dataloader.batch_size=2", f"train_dataloader.num_workers={workers}"]
+    assert main(["train-detection", str(path), "--work-dir", str(work), *options]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"cannot read {picture}: damaged or truncated; " in line
+    assert f"the last checkpoint is {work / 'iter_1.pth'} (--resume goes on)" in line
+
+
 # flags
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from .train_runs import make_pictures
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -74,6 +76,18 @@ def test_two_processes_learn_the_digits_from_a_recipe_and_go_on_within_an_epoch(
     state = last(tmp_path / "run")
     assert state["progress"]["steps"] == 6 * 22
     assert state["progress"]["best_metric"] >= 97 and state["metric"] >= 97
+
+
+@pytest.mark.slow
+def test_a_fault_in_one_process_ends_all_with_a_line_each(tmp_path):
+    data = make_pictures(tmp_path / "data", each=4)
+    broken = data / "train" / "cat" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    words = [str(data), *VIT, "-b", "2", "-j", "0", "--device", "cpu", "--output", str(tmp_path / "runs")]
+    status, _, errors = launch(TORCHRUN, words)
+    lines = [line for line in errors.splitlines() if line.startswith("linzoo train: ")]
+    assert status == 1 and any(f"cannot read {broken}" in line for line in lines), errors
+    assert "[rank" not in errors  # torch begins the lines of a process's traceback so
 
 
 @pytest.mark.slow

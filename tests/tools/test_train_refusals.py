@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures(one_thread.__name__)
         (["-b", "5000"], "--batch-size must be at most the 1437 pictures"),
         (["-b", "3", "--mixup", "0.8"], "--batch-size must be even with mixup or cutmix, got 3"),
         (["--smoothing", "1.5"], "--smoothing must be from 0 to 1, got 1.5"),
-        (["--opt", "adamw3"], "adamw3"),
+        (["--opt", "adamww"], "--opt adamww: Optimizer adamww not found in registry; did you mean adamw?"),
         (["--opt-kwargs", "fast=1"], "--opt adamw: "),
         (["--model-kwargs", "widths=(1,2)"], "--model-kwargs must suit ravlt_tiny, got "),
         (["--aa", "rand-q9"], "--aa rand-q9"),
@@ -69,7 +69,8 @@ def test_no_model_is_refused(tmp_path, capsys):
 def test_an_output_that_is_a_file_or_cannot_be_written_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
     refused(capsys, digits(tmp_path / "file", "--max-steps", "1"), "--output must be a folder", "is a file")
-    refused(capsys, digits(Path("/proc/none"), "--max-steps", "1"), "/proc/none")
+    status = digits(Path("/proc/none"), "--max-steps", "1")
+    refused(capsys, status, "--output must be a folder that can be written to, /proc/none/run: ")
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -92,7 +93,8 @@ def test_weights_of_another_variant_are_refused(tmp_path, capsys):
     assert digits(tmp_path, "--max-steps", "1") == 0
     other = [word.replace("(16,32)", "(16,48)") for word in PYRAMID]
     start = str(tmp_path / "run" / "last.pth.tar")
-    refused(capsys, digits(tmp_path, "--initial-checkpoint", start, model=other, name="b"), "48")
+    status = digits(tmp_path, "--initial-checkpoint", start, model=other, name="b")
+    refused(capsys, status, f"{start} does not fit ravlt_tiny: ", "48")
     assert not (tmp_path / "b").exists()
 
 

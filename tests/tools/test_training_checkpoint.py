@@ -1,10 +1,13 @@
 """Which checkpoints a run keeps, and what it keeps of its rows when it is taken up."""
 
+import errno
+import io
 import os
 
 import pytest
 import torch
 
+from linzoo.tools.training import checkpoint
 from linzoo.tools.training.checkpoint import (
     CheckpointFolder,
     Progress,
@@ -78,6 +81,20 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"cannot write .*last.pth.tar: PytorchStreamWriter failed .* file$"):
         folder.write({"epoch": 2})
     assert epochs_in(tmp_path) == {"last.pth.tar": 1}
+
+
+@pytest.mark.parametrize("room", [0, 2000])
+def test_the_systems_reason_is_said_when_the_disk_is_full(tmp_path, monkeypatch, room):
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) <= room:
+                return super().write(data)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "write_atomic", lambda path, write: write(Full()))
+    folder = CheckpointFolder(tmp_path, 1, decreasing=False)
+    with pytest.raises(OSError, match=f"cannot write .*last.pth.tar: {os.strerror(errno.ENOSPC)}$"):
+        folder.write({"weights": torch.ones(4096)})
 
 
 def test_the_first_weight_that_is_no_number_is_named():

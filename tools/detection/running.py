@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
-import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,11 +94,22 @@ def set_work_dir(cfg: Config, given: str | None, name: str) -> Path:
     return Path(cfg.work_dir)
 
 
-def check_writable(folder: Path, flag: str) -> None:
-    """Makes the folder. Raises: OSError naming ``flag`` when it cannot be made or written to."""
+@contextmanager
+def faults_named(ending: Callable[[], str] = str) -> Iterator[None]:
+    """Inside, pictures that cannot be decoded and files that cannot be read or written raise one line.
+
+    Args:
+        ending: gives what the line ends with.
+    Raises: OSError.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"{flag} must be a folder that can be written to, {folder}: {reason}") from error
+        yield
+    except AssertionError as error:  # mmcv's, for a truncated picture
+        pictures = re.findall("failed to load image: (.+)", str(error))
+        if not pictures:
+            raise
+        # the last: a reading process sends its traceback too, with the line of code
+        raise OSError(f"cannot read {pictures[-1]}: damaged or truncated{ending()}") from error
+    except OSError as error:  # from a reading process with its traceback, whose last line says what
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise OSError(f"{lines[-1]}{ending()}") from error

@@ -93,8 +93,9 @@ class CheckpointFolder:
         """Replace ``last``. Raises: OSError, and ``last`` is what it was."""
         try:
             write_atomic(self.last, lambda file: torch.save(state, file))
-        except RuntimeError as error:  # torch's archive writer, when the disk is full
-            raise OSError(f"cannot write {self.last}: {str(error).splitlines()[0]}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's archive writer, on a full disk
+            reason = written_by(error) or str(error).splitlines()[0]
+            raise OSError(f"cannot write {self.last}: {reason}") from error
 
     def settle(self, progress: Progress) -> None:
         """Number ``last`` after the epoch just finished, if it is worth keeping; drop what no longer is."""
@@ -117,6 +118,13 @@ class CheckpointFolder:
             write_atomic(target, self.last.read_bytes())
             return
         os.replace(temporary, target)
+
+
+def written_by(error: BaseException | None) -> str:
+    """The system's reason ("No space left on device") behind torch's error, "" when there is none."""
+    while error is not None and not (isinstance(error, OSError) and error.strerror):
+        error = error.__cause__ or error.__context__
+    return "" if error is None else error.strerror
 
 
 def plain(value: Any) -> Any:

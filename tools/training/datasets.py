@@ -113,6 +113,8 @@ def open_part(
             input_key=args.input_key,
             target_key=args.target_key,
         )
+    except ModuleNotFoundError as error:  # timm needs no reader's library to be installed
+        raise ImportError(f"--dataset {args.dataset}: {error.name} is not installed") from error
     except (AssertionError, RuntimeError) as error:  # timm's words: no pictures, unknown name, ...
         raise ValueError(f"--dataset {args.dataset!r} at {args.data_dir}, {split}: {error}") from error
     if type(dataset) is ImageDataset:

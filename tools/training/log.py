@@ -128,6 +128,7 @@ def draw_curve(path: Path, history: Sequence[dict], title: str) -> None:
     epochs = [row["epoch"] + 1 for row in history]
 
     def draw(axes: Any, colours: dict) -> None:
+        axes.xaxis.get_major_locator().set_params(integer=True)
         losses = [row["train_loss"] for row in history]
         lines = axes.plot(epochs, losses, color=colours["rala"], marker=".", label="training loss")
         if "eval_top1" in history[0]:

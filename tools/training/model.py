@@ -62,6 +62,13 @@ def create(args: argparse.Namespace, num_classes: int) -> nn.Module:
         return timm.create_model(
             args.model, pretrained=args.pretrained and not args.pretrained_path, **words | args.model_kwargs
         )
+    except OSError as error:
+        if not args.pretrained:
+            raise
+        raise OSError(
+            f"--pretrained: the published weights of {args.model} cannot be fetched, "
+            f"--initial-checkpoint FILE takes a file ({error})"
+        ) from error
     except (TypeError, AssertionError) as error:  # an argument or a value that the model does not have
         given = ", ".join(k for k, v in (words | args.model_kwargs).items() if v is not None)
         raise ValueError(f"--model-kwargs must suit {args.model}, got {given}: {error}") from error
@@ -79,7 +86,10 @@ def load_initial(model: nn.Module, name: str, path: Path) -> list[str]:
     tensors = load_official(path)
     adapt = getattr(sys.modules[model_entrypoint(name).__module__], "checkpoint_filter_fn", None)
     if adapt is not None:
-        tensors = adapt(tensors, model)
+        try:
+            tensors = adapt(tensors, model)
+        except ValueError as error:
+            raise ValueError(f"{path} does not fit {name}: {error}") from error
     want = model.state_dict()
     lines = [f"Weights of {path}"]
     for key in as_names(model.pretrained_cfg.get("first_conv")):

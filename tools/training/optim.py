@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
+from difflib import get_close_matches
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3, NativeScaler
@@ -49,8 +50,10 @@ def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Op
     """Raises: ValueError for a name or an argument that there is not."""
     try:
         return create_optimizer_v2(model, **optimizer_kwargs(args), **args.opt_kwargs)
-    except (TypeError, AssertionError) as error:
-        raise ValueError(f"--opt {args.opt}: {error}") from error
+    except (TypeError, ValueError, AssertionError) as error:
+        near = get_close_matches(args.opt.lower(), list_optimizers(), n=1)
+        hint = f"; did you mean {near[0]}?" if near and near[0] != args.opt.lower() else ""
+        raise ValueError(f"--opt {args.opt}: {error}{hint}") from error
 
 
 def make_schedule(

@@ -17,7 +17,7 @@ from timm.utils import distribute_bn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..files import write_atomic
+from ..files import check_writable, write_atomic
 from . import checkpoint
 from .checkpoint import CheckpointFolder, Progress
 from .checks import check_arguments
@@ -54,6 +54,10 @@ def train(args: argparse.Namespace) -> int:
         return 1
     except (OSError, torch.OutOfMemoryError) as error:
         raise OSError(f"{str(error).splitlines()[0]}; {last_good(run)}") from error
+    except RuntimeError as error:
+        if not world.lost_another(error):
+            raise
+        raise OSError(f"another process ended, its own line says why; {last_good(run)}") from error
     except KeyboardInterrupt:
         log.say(f"Stopped; {last_good(run)}")
         raise
@@ -185,7 +189,7 @@ def start(run: Run, resumed: tuple[Path, dict] | None) -> None:
         run.scheduler.step_update(progress.update)
     if run.world.primary:
         folder = run.folder.folder
-        folder.mkdir(parents=True, exist_ok=True)
+        check_writable(folder, "--output")
         for file in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
             file.unlink(missing_ok=True)
         text = yaml.safe_dump(checkpoint.plain_arguments(args), default_flow_style=False)

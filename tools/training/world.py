@@ -42,6 +42,10 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def lost_another(self, error: RuntimeError) -> bool:
+        """Whether ``error`` is torch's for a process that has gone; gloo's has no class of its own."""
+        return self.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
 
 def join_world(name: str) -> World:
     """Join the other processes, if the environment says that there are any: NCCL on CUDA, gloo on the CPU.

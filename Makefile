@@ -1,6 +1,6 @@
 # make demo   build the environment if it is missing, run the main job, write runs/demo/index.html
 # make test   build the environment if it is missing, lint, run the tests
-# make test-all   the tests, and every Triton kernel compiled for every target
+# make test-all   the tests with full matrices, and every Triton kernel compiled for every target
 # make bench   re-measure the committed benchmark rows
 # make clean  remove the environment
 
@@ -28,7 +28,9 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
 
-test-all: test
+test-all: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --all-cases
 	$(BIN)/linzoo kernel-report
 
 bench: $(STAMP)

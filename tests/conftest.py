@@ -13,6 +13,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all-cases", action="store_true", help="full matrices where a sample is the default")
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

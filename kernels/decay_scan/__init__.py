@@ -1,13 +1,12 @@
 """Decayed recurrences over tokens, causal or by blocks, O(N). Equations in README.md."""
 
-import torch
 from torch import Tensor
 
 from .. import checks
+from ..autocast import as_autocast, exactly
 from ..dispatch import choose
 from ..errors import BackendError
-from ..linear_attn.ops import exactly
-from ..linear_attn.transforms import derivatives_are_transformed
+from ..transforms import derivatives_are_transformed
 from .arguments import BACKENDS, OP, check_initial, check_options, check_tensors, check_tokens
 from .normalised import normalised
 from .ops import decay_scan_op
@@ -69,7 +68,7 @@ def decay_scan(
     Once differentiable in q, k, v, log_decay, bonus, input_gate and initial. Sources: README.md.
     """
     check_tensors(q, k, v)
-    q, k, v = _autocast(q), _autocast(k), _autocast(v)
+    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
     check_tokens(q, k, v, log_decay)
     check_options(
         q, log_decay, symmetric_block, bonus, exclusive, normalizer, input_gate, scale, reverse, chunk
@@ -95,11 +94,3 @@ def _choose(backend: str, x: Tensor) -> str:
             f"derivatives, got {backend!r}"
         )
     return chosen
-
-
-def _autocast(x: Tensor) -> Tensor:
-    """Under autocast q, k and v take its dtype; decays, gates and states stay as they are."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return x
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind))

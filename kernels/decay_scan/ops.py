@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autocast import exactly
 from ..checks import accumulation_dtype, check_offsets
-from ..linear_attn.ops import exactly
 from . import eager, maximum
 
 

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..autocast import exactly
 from ..dispatch import BACKENDS, choose
 from ..linear_attn import lin_reduce
-from ..linear_attn.ops import exactly
 from .positions import FORMS, Tables, encoded, query_features, rotated, spread
 from .reference import key_softmax_attn_reference
 from .state import KeySoftmaxState, check_parts, finite

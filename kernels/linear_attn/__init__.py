@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..autocast import as_autocast, exactly
 from ..checks import Rope
 from ..dispatch import BACKENDS, choose
 from ..errors import BackendError
+from ..transforms import derivatives_are_transformed
 from .arguments import check_readout, check_reduce, check_state
 from .features import feature_map
-from .ops import exactly, lin_readout_op, lin_reduce_op
+from .ops import lin_readout_op, lin_reduce_op
 from .plain import lin_readout_plain, lin_reduce_plain
 from .reference import lin_readout_reference, lin_reduce_reference
 from .state import LinState
-from .transforms import derivatives_are_transformed
 
 __all__ = ["LinState", "feature_map", "lin_readout", "lin_reduce", "linear_attn"]
 
@@ -70,7 +71,7 @@ def linear_attn(
     op = "linear_attn"
     for name, x, layout in (("q", q, "(B, N, H, D)"), ("k", k, "(B, N, H, D)"), ("v", v, "(B, N, H, E)")):
         checks.check_tokens(op, name, x, layout)
-    q, k, v = _autocast(q), _autocast(k), _autocast(v)
+    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
     checks.check_keys_values(op, k, v)
     checks.check_queries(op, q, k)
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
@@ -105,7 +106,7 @@ def lin_reduce(
     op = "lin_reduce"
     checks.check_tokens(op, "k", k, "(B, N, H, D)")
     checks.check_tokens(op, "v", v, "(B, N, H, E)")
-    k, v = _autocast(k), _autocast(v)
+    k, v = as_autocast(k), as_autocast(v)
     checks.check_keys_values(op, k, v)
     check_reduce(op, k, v, feature, norm, rope, weight, mask, cu_seqlens)
     chosen = _choose(op, backend, k, cu_seqlens)
@@ -138,7 +139,7 @@ def lin_readout(
     """
     op = "lin_readout"
     checks.check_tokens(op, "q", q, "(B, N, H, D)")
-    q = _autocast(q)
+    q = as_autocast(q)
     check_state(op, q, state, norm, rope, cu_seqlens, state_index)
     checks.check_rope(op, rope, "q", q)
     checks.check_cu_seqlens(op, cu_seqlens, "q", q)
@@ -146,14 +147,6 @@ def lin_readout(
     scale = check_readout(op, q, feature, norm, eps, eps_on, scale, cmin)
     chosen = _choose(op, backend, q, cu_seqlens, state_index)
     return _readout(q, state, feature, norm, eps, eps_on, scale, cmin, rope, cu_seqlens, state_index, chosen)
-
-
-def _autocast(x: Tensor) -> Tensor:
-    """Under autocast q, k and v take its dtype; states, weights and tables stay as they are."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return x
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind))
 
 
 def _choose(op: str, backend: str, x: Tensor, *packed: Tensor | None) -> str:

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..checks import check_word
-from .transforms import derivatives_are_transformed
+from ..transforms import derivatives_are_transformed
 
 FEATURES = ("identity", "elu1", "relu")
 

@@ -6,13 +6,13 @@ ops too and have no backward of their own: linear attention is not twice differe
 asked).
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..autocast import exactly
 from ..checks import accumulation_dtype, check_offsets, check_rows
 from . import eager
 
@@ -24,12 +24,6 @@ def launcher(backend: str) -> ModuleType:
     from . import triton_launch
 
     return triton_launch
-
-
-def exactly(x: Tensor) -> AbstractContextManager:
-    """Within: no autocast, the kernels choose their own precision."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def check_values(

@@ -1,13 +1,12 @@
 """Softmax attention within a window of a 2-D grid, with global tokens. Equations in README.md."""
 
-import torch
 from torch import Tensor
 
 from .. import checks
+from ..autocast import as_autocast, exactly
 from ..dispatch import Backend, choose
 from ..errors import BackendError
-from ..linear_attn.ops import exactly
-from ..linear_attn.transforms import derivatives_are_transformed
+from ..transforms import derivatives_are_transformed
 from ..triton_available import why_not
 from .arguments import OP, check_extra, check_geometry, check_scale, check_tokens
 from .merge import merge_attn
@@ -79,9 +78,9 @@ def local_attn(
     """
     for name, x, layout in (("q", q, "(B, N, H, D)"), ("k", k, "(B, N, H, D)"), ("v", v, "(B, N, H, E)")):
         checks.check_tokens(OP, name, x, layout)
-    q, k, v = _autocast(q), _autocast(k), _autocast(v)
+    q, k, v = as_autocast(q), as_autocast(k), as_autocast(v)
     check_tokens(q, k, v)
-    extra_k, extra_v = (None if x is None else _autocast(x) for x in check_extra(extra_kv, q, v))
+    extra_k, extra_v = (None if x is None else as_autocast(x) for x in check_extra(extra_kv, q, v))
     for name, x in (("extra_kv keys", extra_k), ("extra_kv values", extra_v)):
         if x is not None:
             checks.check_like(OP, name, x, "q", q)
@@ -93,13 +92,6 @@ def local_attn(
             return local_attn_reference(q, k, v, extra_k, extra_v, geometry, scale)
     tensors = (_unit_stride(x) for x in (q, k, v, extra_k, extra_v))
     return local_attn_op(*tensors, list(geometry), scale, chosen)
-
-
-def _autocast(x: Tensor) -> Tensor:
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return x
-    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind))
 
 
 def _choose(backend: str, x: Tensor) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autocast import exactly
 from ..checks import accumulation_dtype
-from ..linear_attn.ops import exactly
 from .geometry import Geometry
 
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels import key_softmax_attn, lin_reduce
+from ...kernels.autocast import exactly
 from ...kernels.checks import accumulation_dtype, check_word
 from ...kernels.key_softmax import Tables, encoded
-from ...kernels.linear_attn.ops import exactly
 from ..layers import Rope, register_mixer
 from .lrpe import position_tables
 from .recurrence import AdditiveState, additive_scan

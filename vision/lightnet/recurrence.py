@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...kernels import decay_scan
+from ...kernels.autocast import exactly
 from ...kernels.checks import accumulation_dtype
 from ...kernels.key_softmax import Tables, spread
-from ...kernels.linear_attn.ops import exactly
 
 # log of no mass: finite, so that no difference of two is NaN; a sum of exponentials never notices it
 NOTHING = -1e30

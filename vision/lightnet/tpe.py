@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels import decay_scan
+from ...kernels.autocast import exactly
 from ...kernels.checks import accumulation_dtype, check_word
-from ...kernels.linear_attn.ops import exactly
 
 DECAYS = ("sigmoid", "expexp")
 LONG_AXIS = 256  # tokens from which a scan is taken instead of the (n, n) matrices

@@ -1,5 +1,7 @@
 """``linzoo train`` in one process: what it writes, takes up, fine-tunes; every form of training."""
 
+import sys
+
 import numpy as np
 import pytest
 import timm
@@ -253,6 +255,15 @@ def test_a_recipe_gives_way_to_flags(tmp_path):
     assert run(tmp_path, *words, "-c", str(recipe), "--lr", "0.25") == 0
     args = last(tmp_path / "run")["args"]
     assert (args["lr"], args["max_steps"], args["model"]) == (0.25, 1, "resnet10t")
+
+
+def test_a_terminal_gets_a_bar_and_a_file_gets_none(tmp_path, monkeypatch, capsys):
+    assert digits(tmp_path, "--max-steps", "2") == 0
+    assert "epoch 0:" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert digits(tmp_path, "--max-steps", "2", name="terminal") == 0
+    error = capsys.readouterr().err
+    assert "epoch 0:" in error and "Train: 0 [" in error
 
 
 def test_the_curve_counts_whole_epochs(tmp_path, monkeypatch):

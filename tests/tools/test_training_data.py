@@ -1,6 +1,9 @@
 """Data sets of ``linzoo train``: folders, tar files, streams; transforms."""
 
+import io
+import json
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -103,3 +106,33 @@ def test_a_stream_is_trained_on_and_taken_up_at_an_epoch(tmp_path, monkeypatch, 
     assert Stream.epochs == [0, 0, 1]
     state = last(tmp_path / "run")
     assert state["progress"]["epoch"] == 2 and len(state["progress"]["history"]) == 2
+
+
+def write_shards(root, classes=2, shards=2, each=4):
+    """A webdataset as timm reads it: tar files of pictures and classes, and ``_info.json``."""
+    root.mkdir()
+    splits = {}
+    for split in ("train", "validation"):
+        names = [f"{split}-{number}.tar" for number in range(shards)]
+        for name in names:
+            with tarfile.open(root / name, "w") as shard:
+                for i in range(each):
+                    picture = io.BytesIO()
+                    Image.new("RGB", (20, 20), (25 * i, 90, 50)).save(picture, "JPEG")
+                    for suffix, content in (("jpg", picture.getvalue()), ("cls", b"%d" % (i % classes))):
+                        entry = tarfile.TarInfo(f"{i:03}.{suffix}")
+                        entry.size = len(content)
+                        shard.addfile(entry, io.BytesIO(content))
+        lengths = {"shard_lengths": [each] * shards, "num_samples": each * shards}
+        splits[split] = {"name": split, "filenames": names, **lengths}
+    (root / "_info.json").write_text(json.dumps({"splits": splits}))
+    return root
+
+
+def test_webdataset_shards_are_read_by_timms_reader(tmp_path, capsys):
+    pytest.importorskip("webdataset")
+    flags = ["--dataset", "wds/", "--data-dir", str(write_shards(tmp_path / "shards")), "--num-classes", "2"]
+    flags += [*SMALL, *PYRAMID, "-b", "4", "--epochs", "1", "--warmup-epochs", "0"]
+    assert run(tmp_path, *flags) == 0
+    assert "[8 pictures]" in capsys.readouterr().err
+    assert last(tmp_path / "run")["progress"]["steps"] == 2

@@ -6,6 +6,7 @@ The flags are those of mmdetection's ``tools/train.py``.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,21 @@ def run(args: argparse.Namespace) -> int:
     check_weights(cfg, work_dir)
     check_writable(work_dir, "--work-dir")
     print(f"training {Path(args.config).stem}, logs and checkpoints in {work_dir}", flush=True)
-    with faults_named(lambda: last_good(work_dir)):
-        make_runner(cfg).train()
+    return train(cfg, work_dir)
+
+
+def train(cfg: Config, work_dir: Path) -> int:
+    """mmengine's loop; 1 when the loss or a weight became NaN or infinite."""
+    from .detection.finite import Diverged, FiniteHook
+
+    try:
+        with faults_named(lambda: last_good(work_dir)):
+            runner = make_runner(cfg)
+            runner.register_hook(FiniteHook())
+            runner.train()
+    except Diverged as error:
+        print(f"linzoo train-detection: {error}{last_good(work_dir)}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -106,6 +106,25 @@ def test_a_truncated_picture_ends_the_run_with_one_line(tmp_path, capsys, worker
     assert f"the last checkpoint is {work / 'iter_1.pth'} (--resume goes on)" in line
 
 
+@pytest.mark.parametrize(("interval", "what"), [(50, "weight"), (1, "the loss is NaN")])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(
+    tmp_path, capsys, monkeypatch, interval, what
+):
+    from linzoo.tools.detection import finite
+
+    monkeypatch.setattr(finite, "INTERVAL", interval)
+    path = small.write_config(tmp_path / "steep.py", coco_set.write(tmp_path / "coco"), iterations=9)
+    work = tmp_path / "work"
+    options = ["optim_wrapper.optimizer.lr=1e20", "optim_wrapper.clip_grad=None"]
+    options += ["default_hooks.checkpoint.interval=2"] if interval == 1 else []
+    assert main(["train-detection", str(path), "--work-dir", str(work), "--cfg-options", *options]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"linzoo train-detection: {what}") and "checkpoint" in line
+    for file in work.glob("*.pth"):
+        state = torch.load(file, weights_only=True)["state_dict"]
+        assert all(v.isfinite().all() for v in state.values()), file
+
+
 # flags
 
 

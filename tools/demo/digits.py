@@ -38,7 +38,7 @@ def settings(quick: bool) -> dict:
         "side": 32,
         "held_out": 360,
         "train_limit": 256 if quick else 1437,
-        "epochs": 3 if quick else 15,
+        "epochs": 3 if quick else 13,
         "warmup_epochs": 1 if quick else 2,
         "batch": 64,
         "lr": 2e-3,

@@ -26,11 +26,11 @@ class Colours(dict):
 
 # Colour-blind safe (Okabe and Ito), one colour a mixer on every picture; the dark version lightens them.
 COLOURS = Colours(
-    rala="#0072b2", mala="#009e73", nala="#d55e00", l2="#b0709a", inline="#c08a00", lightnet="#3a9bdc",
+    rala="#0072b2", mala="#009e73", nala="#d55e00", l2="#b0709a", inline="#c08a00", lightnet="#8a9a1b",
     softmax="#6b7280",
 )  # fmt: skip
 DARK = Colours(
-    rala="#56b4e9", mala="#3fd3ab", nala="#ff9a4d", l2="#e3a6cd", inline="#f0c04a", lightnet="#a5d8ff",
+    rala="#56b4e9", mala="#3fd3ab", nala="#ff9a4d", l2="#e3a6cd", inline="#f0c04a", lightnet="#cdd95a",
     softmax="#b6bec9",
 )  # fmt: skip
 THEMES = {

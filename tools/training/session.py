@@ -255,5 +255,5 @@ def conclude(run: Run) -> None:
         except ImportError as error:
             run.log.say(f"curve.png is not drawn: {error}")
     if progress.best_metric is not None:
-        run.log.say(f"*** Best metric: {progress.best_metric} (epoch {progress.best_epoch})")
+        run.log.say(f"*** Best metric: {progress.best_metric:.5g} (epoch {progress.best_epoch})")
     print(f"linzoo train: {folder}")

@@ -16,7 +16,8 @@ from ..vision.slim import NAMES, narrow, slim_depths
 EVERY = [name for name in recipe_names() if name != "digits"]
 SIDE = 64
 OVERRIDDEN = ("batch_size", "num_classes", "pretrained", "sync_bn", "amp")  # by the flags below
-SCALED = ("lr", "min_lr", "warmup_lr", "model_ema_decay")  # a run keeps what they are at its own batch
+# a run keeps what they are at its own batch
+SCALED = ("lr", "min_lr", "warmup_lr", "model_ema_decay", "model_ema_base_size")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,11 @@ def test_a_slim_model_takes_two_updates_stops_and_goes_on(name, parser, pictures
     decays = {group["weight_decay"] for group in state["optimizer"]["param_groups"]}
     assert decays == {0.0, recipe["weight_decay"]}
     assert ("state_dict_ema" in state) == recipe.get("model_ema", False)
-    assert read_recipe(run / "args.yaml", parser)["model"] == recipe["model"]  # a run's flags are a recipe
+    again = read_recipe(
+        run / "args.yaml", parser
+    )  # a run's flags are a recipe, in which nothing is scaled twice
+    assert again["model"] == recipe["model"] and again["model_ema_decay"] == state["args"]["model_ema_decay"]
+    assert again["model_ema_base_size"] is None
 
     assert main(command(name, recipe, pictures, tmp_path, 4 * updates, "--resume", str(run))) == 0
     again = torch.load(run / "last.pth.tar", weights_only=True)

@@ -81,7 +81,7 @@ def test_a_slim_model_takes_two_updates_stops_and_goes_on(name, parser, pictures
     assert ("state_dict_ema" in state) == recipe.get("model_ema", False)
     again = read_recipe(
         run / "args.yaml", parser
-    )  # a run's flags are a recipe, in which nothing is scaled twice
+    )  # a run's flags are a recipe
     assert again["model"] == recipe["model"] and again["model_ema_decay"] == state["args"]["model_ema_decay"]
     assert again["model_ema_base_size"] is None
 

@@ -79,9 +79,7 @@ def test_a_slim_model_takes_two_updates_stops_and_goes_on(name, parser, pictures
     decays = {group["weight_decay"] for group in state["optimizer"]["param_groups"]}
     assert decays == {0.0, recipe["weight_decay"]}
     assert ("state_dict_ema" in state) == recipe.get("model_ema", False)
-    again = read_recipe(
-        run / "args.yaml", parser
-    )  # a run's flags are a recipe
+    again = read_recipe(run / "args.yaml", parser)  # a run's flags are a recipe
     assert again["model"] == recipe["model"] and again["model_ema_decay"] == state["args"]["model_ema_decay"]
     assert again["model_ema_base_size"] is None
 

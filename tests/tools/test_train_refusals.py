@@ -50,16 +50,16 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tmp_path, capsys
     assert not any(tmp_path.iterdir())
 
 
-def test_batchnorm_over_processes_is_refused_on_the_cpu_and_means_nothing_for_one(tmp_path):
-    from argparse import Namespace
+def test_batchnorm_of_another_kind_over_processes_is_refused_on_the_cpu():
+    import timm
 
-    from linzoo.tools.training.session import check_machine
-    from linzoo.tools.training.world import World
+    from linzoo.tools.training.joined_norm import join_batch_norms
 
-    args = Namespace(sync_bn=True, torchcompile=None, aug_repeats=0)
-    with pytest.raises(ValueError, match="--sync-bn works on CUDA only"):
-        check_machine(args, World(torch.device("cpu"), size=2))
-    check_machine(args, World(torch.device("cpu")))
+    model = timm.create_model("efficientnet_b0", num_classes=3)  # its norms hold their activations
+    kinds = [type(module) for module in model.modules()]
+    with pytest.raises(ValueError, match=r"--sync-bn on a CPU takes models with .* BatchNorm2d, bn1"):
+        join_batch_norms(model, torch.device("cpu"))
+    assert [type(module) for module in model.modules()] == kinds
 
 
 def test_no_model_is_refused(tmp_path, capsys):

@@ -99,7 +99,7 @@ def add_model_form(group: Group) -> None:
     add("--drop-block", type=float, metavar="P", help="drop block")
     add("--bn-momentum", type=float, metavar="X", help="BatchNorm's momentum")
     add("--bn-eps", type=float, metavar="X", help="BatchNorm's epsilon")
-    switch(group, "sync-bn", "BatchNorm over all processes (CUDA only)")
+    switch(group, "sync-bn", "BatchNorm over all processes")
     add(
         "--dist-bn", default="reduce", choices=("reduce", "broadcast", ""),
         help="BatchNorm's statistics after an epoch: mean over processes, the first's, or as they are",

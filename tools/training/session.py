@@ -22,6 +22,7 @@ from . import checkpoint
 from .checkpoint import CheckpointFolder, Progress
 from .checks import check_arguments
 from .datasets import Datasets, open_datasets
+from .joined_norm import join_batch_norms
 from .loaders import data_config, make_loaders
 from .log import Log, draw_curve
 from .loop import Diverged, Run, evaluate, train_epoch
@@ -70,11 +71,6 @@ def train(args: argparse.Namespace) -> int:
 
 def check_machine(args: argparse.Namespace, world: World) -> None:
     """Raises: ValueError."""
-    if args.sync_bn and world.size > 1 and world.device.type == "cpu":
-        raise ValueError(
-            "--sync-bn works on CUDA only; on the CPU every process normalises by its own batch, and "
-            "--dist-bn reduce joins the statistics after each epoch"
-        )
     if args.torchcompile:
         backends = torch.compiler.list_backends(exclude_tags=())
         if args.torchcompile not in backends:
@@ -133,7 +129,7 @@ def assemble(
 ) -> Run:
     """Model on its device, wrapped; optimizer, schedule, average."""
     if args.sync_bn and world.size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = join_batch_norms(model, world.device)
     model.to(world.device, getattr(torch, args.model_dtype) if args.model_dtype else None)
     if args.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -7,24 +7,12 @@ Both are linear in (x cos, x sin) channel by channel, so one state serves both, 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..linear_attn.features import quarter_turn, rotated
 
 FORMS = ("rotate", "cosine")
 Tables = tuple[Tensor, Tensor]
-
-
-def swapped(x: Tensor) -> Tensor:
-    """(x_0, x_1) -> (-x_1, x_0) for each pair of the last axis; an odd last channel becomes 0."""
-    pairs = x.shape[-1] // 2
-    even, odd = x[..., : 2 * pairs].unflatten(-1, (pairs, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), -1).flatten(-2)
-    return F.pad(turned, (0, 1)) if x.shape[-1] % 2 else turned
-
-
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """(..., N, H, D) by tables (N, H or 1, D): every pair turned by its angle, in the tables' precision."""
-    return torch.addcmul(x * cos, swapped(x).to(sin.dtype), sin)
 
 
 def spread(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -40,11 +28,11 @@ def encoded(x: Tensor, rope: Tables | None, form: str) -> Tensor:
 
 
 def query_features(q: Tensor, rope: Tables | None, form: str) -> Tensor:
-    """What reads a state of (k cos, k sin): with J = ``swapped``, (R q) . (k cos + J k sin) = (R q, -J R q).
+    """What reads a state of (k cos, k sin): (R q) . (k cos + J k sin) = (R q, -J R q), J = ``quarter_turn``.
 
     The rotation of a key is k cos + (J k) sin, and x . J k = -J x . k.
     """
     if rope is None or form == "cosine":
         return encoded(q, rope, form)
     turned = rotated(q, *rope)
-    return torch.cat((turned, -swapped(turned)), -1)
+    return torch.cat((turned, -quarter_turn(turned)), -1)

@@ -1,6 +1,7 @@
 """Feature maps phi, and the rotation that the numerator of linear attention applies after them."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
@@ -58,12 +59,22 @@ class _Elu1(torch.autograd.Function):
         return grad * x.clamp(max=0).exp()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (2j, 2j + 1) of the last axis of ``x`` (..., N, H, D) by tables (N, D).
+def quarter_turn(x: Tensor) -> Tensor:
+    """(x_0, x_1) -> (-x_1, x_0) for each pair of the last axis; an odd last channel becomes 0."""
+    odd_width = x.shape[-1] % 2
+    even, odd = (x[..., :-1] if odd_width else x).unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-odd, even), -1).flatten(-2)
+    return F.pad(turned, (0, 1)) if odd_width else turned
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns the pairs (2j, 2j + 1) of the last axis of ``x`` (..., N, H, D) by tables (N, H or 1, D).
 
     out_{2j} = x_{2j} cos - x_{2j+1} sin,  out_{2j+1} = x_{2j+1} cos + x_{2j} sin, in the tables' precision.
     """
-    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), -1).flatten(-2)
-    return torch.addcmul(x * cos, turned.to(sin.dtype), sin)
+    return torch.addcmul(x * cos, quarter_turn(x).to(sin.dtype), sin)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``rotated`` by the same tables (N, D) for every head."""
+    return rotated(x, cos.unsqueeze(-2), sin.unsqueeze(-2))

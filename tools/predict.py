@@ -96,8 +96,9 @@ def predict(args: argparse.Namespace) -> list[dict]:
     from .checkpoint_flags import trained_with, training_checkpoint
     from .validation.pictures import data_config
 
-    trained = trained_with(training_checkpoint(args.checkpoint))
-    model = build(args, trained).to(usable_device(args.device)).eval()
+    content = training_checkpoint(args.checkpoint)
+    trained = trained_with(content)
+    model = build(args, content, trained).to(usable_device(args.device)).eval()
     given = {name: trained.get(name) for name in DATA}
     if args.img_size:
         given |= {"img_size": args.img_size, "input_size": None}
@@ -123,11 +124,16 @@ def predict(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def build(args: argparse.Namespace, trained: Mapping[str, Any]) -> nn.Module:
-    """The model with its weights; ``trained``: flags of the run that wrote the checkpoint, where known."""
+def build(args: argparse.Namespace, content: Mapping[str, Any], trained: Mapping[str, Any]) -> nn.Module:
+    """The model with its weights.
+
+    Args:
+        content: of the checkpoint, as ``training_checkpoint`` read it.
+        trained: flags of the run that wrote it, where known.
+    """
     import timm
 
-    from .models import check_name, has_published_weights, load_checkpoint, model_with
+    from .models import check_name, fit_checkpoint, has_published_weights, load_checkpoint, model_with
 
     check_name(args.model)
     if args.pretrained and not has_published_weights(args.model):
@@ -140,7 +146,10 @@ def build(args: argparse.Namespace, trained: Mapping[str, Any]) -> nn.Module:
     kwargs = dict(trained.get("model_kwargs") or {}) if trained.get("model") == args.model else {}
     if trained.get("gp"):
         kwargs["global_pool"] = trained["gp"]
-    weights = load_checkpoint(args.model, args.checkpoint, **kwargs)
+    if content:
+        weights = fit_checkpoint(args.model, content, **kwargs)
+    else:  # safetensors, or a file that says here what is wrong with it
+        weights = load_checkpoint(args.model, args.checkpoint, **kwargs)
     model = model_with(args.model, weights, str(args.checkpoint), **kwargs)
     if args.num_classes and model.num_classes != args.num_classes:
         raise ValueError(

@@ -80,6 +80,8 @@ def weights_of(
         raise ValueError(f"--use-ema: {job.checkpoint} must have {' or '.join(AVERAGE)}, and has neither")
     chosen = average if use_ema else plain
     if chosen is None or average is None:  # one set of weights
+        chosen = content
+    if not chosen:  # safetensors, or a file that says here what is wrong with it
         return load_checkpoint(job.model, job.checkpoint, **kwargs)
     return fit_checkpoint(job.model, chosen, **kwargs)
 

@@ -47,6 +47,7 @@ def main(rank: int, world: int, file: str) -> None:
             assert max(errors) < 1e-12, (rope is not None, rank, errors)
             outside = [x[:, ~mask[0]].abs().max().item() for x in got]
             assert max(outside) == 0, outside
+    dist.barrier()  # whoever leaves first would close the connections of the others
     dist.destroy_process_group()
 
 

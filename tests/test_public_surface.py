@@ -25,6 +25,16 @@ SURFACE = {
         "local_attn",
         "merge_attn",
     },
+    "linzoo.diffusion": {
+        "METHODS",
+        "LinFusion",
+        "LinearizedHandle",
+        "Report",
+        "linearize",
+        "linearized",
+        "load_pipeline",
+        "unlinearize",
+    },
     "linzoo.vision": {"FAMILIES", "Pyramid", "fold", "mixer_names", "register_mixer"},
 }
 FAMILY = {"OFFICIAL", "VARIANTS", "checkpoint_filter_fn", "default_cfgs", "from_official", "to_official"}

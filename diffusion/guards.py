@@ -78,6 +78,23 @@ class LinearizedModel:
         )
 
 
+class LinearizedBlocks(nn.ModuleList):
+    """The blocks of a swapped UNet that ``ControlNetModel.from_unet`` copies."""
+
+    def state_dict(self, *args: Any, **words: Any) -> Any:
+        """As in torch, within the model's own.
+
+        Raises: ValueError when asked for alone: a softmax ControlNet would get linear weights.
+        """
+        if not args and words.get("destination") is None:
+            raise ValueError(
+                "ControlNetModel.from_unet needs the blocks of a softmax UNet, these are linearized. Call it inside "
+                "`with handle.softmax():`, where handle is what linearize returned or "
+                "linzoo.diffusion.linearized(pipe)"
+            )
+        return super().state_dict(*args, **words)
+
+
 def check_unhooked(model: nn.Module, call: str = "linearize") -> None:
     """Raises: ValueError when something else has wrapped the model already."""
     what = None
@@ -127,7 +144,7 @@ def check_plain(names: dict[str, nn.Module]) -> None:
 def check_unadapted(modules: dict[str, nn.Module]) -> None:
     """Raises: ValueError when LoRA weights lie on swapped modules: they would go with the linear layers."""
     for name, module in modules.items():
-        if any(hasattr(child, "lora_A") for child in module.modules()):
+        if any(hasattr(child, "lora_A") or hasattr(child, "base_layer") for child in module.modules()):
             raise ValueError(
                 f"LoRA weights lie on {name}: call pipe.unload_lora_weights() first, then unlinearize"
             )

@@ -117,7 +117,7 @@ def swap_model(model: nn.Module, method: Method, options: Any, init: str | None)
             try:
                 method.prepare(name, module, options, init)
             finally:
-                record.added = tuple(set(names_of(module)) - before)
+                record.added = tuple(name for name in names_of(module) if name not in before)
         model.__class__ = linearized_class(type(model), method.model_mixin(model))
         setattr(model, RECORD, swap)
         method.finish(model, options)

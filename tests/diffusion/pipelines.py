@@ -37,7 +37,9 @@ class Tiny:
 
     def variant(self, pipeline: type, parts: dict | None = None, **words) -> Tiny:
         """The same modules in another pipeline class; ``parts`` are the modules that it has more of."""
-        pipe = quiet(pipeline(**self.pipe.components, **(parts or {})))
+        taken = inspect.signature(pipeline.__init__).parameters
+        own = {name: part for name, part in self.pipe.components.items() if name in taken}
+        pipe = quiet(pipeline(**own, **(parts or {})))
         named = inspect.signature(pipe.__call__).parameters
         return Tiny(pipe, {name: value for name, value in self.inputs.items() if name in named} | words)
 

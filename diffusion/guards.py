@@ -88,8 +88,8 @@ class LinearizedBlocks(nn.ModuleList):
         """
         if not args and words.get("destination") is None:
             raise ValueError(
-                "ControlNetModel.from_unet needs the blocks of a softmax UNet, these are linearized. Call it inside "
-                "`with handle.softmax():`, where handle is what linearize returned or "
+                "ControlNetModel.from_unet needs the blocks of a softmax UNet, these are linearized. Call it "
+                "inside `with handle.softmax():`, where handle is what linearize returned or "
                 "linzoo.diffusion.linearized(pipe)"
             )
         return super().state_dict(*args, **words)

@@ -31,23 +31,27 @@ class Entry:
     where: str
 
 
-def recipe_names() -> list[str]:
-    """The packaged recipes: the stems of ``configs/vision/*.toml``."""
-    return sorted(f.name.removesuffix(".toml") for f in _packaged().iterdir() if f.name.endswith(".toml"))
+def recipe_names(domain: str = "vision") -> list[str]:
+    """The packaged recipes: the stems of ``configs/<domain>/*.toml``."""
+    files = _packaged(domain).iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
 
-def read_recipe(path_or_name: str | Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+def read_recipe(
+    path_or_name: str | Path, parser: argparse.ArgumentParser, domain: str = "vision"
+) -> dict[str, Any]:
     """The settings in a recipe as ``{dest: value}``, ready for ``parser.set_defaults``.
 
     Args:
         path_or_name: a ``.toml``, ``.yaml`` or ``.yml`` file, or the name of a packaged recipe.
         parser: of the command; its flags say which keys there are, and of which type and choices.
+        domain: the folder of the packaged recipes.
     Raises:
         FileNotFoundError: no such file.
         ValueError: an unknown name, a file that does not parse, an unknown key, a value of the wrong type or
             outside the choices, a setting given twice. The message names file, line and key.
     """
-    name, text, lenient = _read(path_or_name)
+    name, text, lenient = _read(path_or_name, domain)
     entries = _yaml_entries(name, text) if lenient else _toml_entries(name, text, parser)
     spellings = _spellings(parser)
     settings: dict[str, Any] = {}
@@ -69,11 +73,11 @@ def read_recipe(path_or_name: str | Path, parser: argparse.ArgumentParser) -> di
     return settings
 
 
-def _packaged():
-    return resources.files("linzoo.configs").joinpath("vision")
+def _packaged(domain: str):
+    return resources.files("linzoo.configs").joinpath(domain)
 
 
-def _read(path_or_name: str | Path) -> tuple[str, str, bool]:
+def _read(path_or_name: str | Path, domain: str) -> tuple[str, str, bool]:
     """What to call the file in messages, its text, whether it is YAML."""
     path = Path(path_or_name)
     if path.suffix in SUFFIXES:
@@ -81,7 +85,7 @@ def _read(path_or_name: str | Path) -> tuple[str, str, bool]:
             raise FileNotFoundError(f"--config must be a file or a packaged recipe, {path} is not a file")
         source = path
     else:
-        names = recipe_names()
+        names = recipe_names(domain)
         if str(path_or_name) not in names:
             near = get_close_matches(str(path_or_name), names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"recipes: {', '.join(names)}"
@@ -89,7 +93,7 @@ def _read(path_or_name: str | Path) -> tuple[str, str, bool]:
                 "--config must be a .toml or .yaml file or a packaged recipe, "
                 f"got {str(path_or_name)!r}; {hint}"
             )
-        source = _packaged().joinpath(f"{path_or_name}.toml")
+        source = _packaged(domain).joinpath(f"{path_or_name}.toml")
     try:
         text = source.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

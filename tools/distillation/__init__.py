@@ -1,0 +1,1 @@
+"""Distillation of swapped diffusion models: what ``linzoo distill`` is made of."""

@@ -1,0 +1,167 @@
+"""A distillation into a checkpoint and back, and the weights that it is all about."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...diffusion import linearized
+from ..training.checkpoint import CheckpointFolder, find_bad_weight, plain_arguments, written_by
+from ..training.loop import Diverged
+from ..training.seeding import rng_state, set_rng_state
+
+WEIGHTS = "weights"
+# what may change between a run and its continuation; everything else would give another run
+MAY_DIFFER = {
+    "resume", "output", "experiment", "device", "log_interval", "save_interval", "sample_interval", "samples",
+    "sample_steps", "sample_guidance", "report_to", "max_steps", "data_dir", "cache", "shard_size",
+    "encode_batch_size", "grad_checkpointing", "batch_size", "grad_accum_steps",
+}  # fmt: skip
+
+
+def save(run: Any) -> None:
+    """Replace ``weights/`` and ``last.pth.tar``.
+
+    Raises: OSError naming the file; Diverged when a weight is no number, and nothing is written.
+    """
+    bad = find_bad_weight(run.trained)
+    if bad is not None:
+        raise Diverged(f"weight {bad} is NaN or infinite after step {run.step}; {last_good(run)}")
+    ranks = gather(run, rng_state(run.device))
+    if run.primary:
+        write_weights(run)
+        parts = {
+            "version": 1,
+            "args": plain_arguments(run.args),
+            "step": run.step,
+            "pictures": run.plan.pictures,
+            "state_dict": {name: value.detach() for name, value in run.trained.items()},
+            "optimizer": run.optimizer.state_dict(),
+            "schedule": run.schedule.state_dict(),
+            "ranks": ranks,
+        }
+        if run.ema is not None:
+            parts["state_dict_ema"] = averaged(run)
+        if run.accelerator.scaler is not None:
+            parts["scaler"] = run.accelerator.scaler.state_dict()
+        CheckpointFolder(run.folder, 0, False).write(parts)
+    run.accelerator.wait_for_everyone()
+
+
+def averaged(run: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in run.ema.module.named_parameters() if name in run.trained}
+
+
+def gather(run: Any, value: Any) -> list[Any]:
+    """Every process's value, by rank."""
+    if run.accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
+
+
+def write_weights(run: Any) -> None:
+    """``weights/``, whole or as it was: what ``linearize(weights=...)`` takes, the average's if there is one.
+
+    Without a swap it is a diffusers model with its scheduler. Where more than the swap was trained and the
+    method keeps the swap only, all trained tensors are in ``trained.safetensors`` beside it.
+    """
+    model = run.best
+    handle = linearized(model)
+
+    def write(folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        if handle is None:
+            model.save_pretrained(folder)
+            run.scheduler.save_pretrained(folder)
+            return
+        handle.save_pretrained(folder)
+        if run.args.train == "all" and run.args.method != "lit":
+            named = model.named_parameters()
+            tensors = {name: p.detach().contiguous() for name, p in named if name in run.trained}
+            save_file(tensors, folder / "trained.safetensors")
+
+    replace_folder(run.folder / WEIGHTS, write)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Raises: OSError naming the folder, which is what it was."""
+    from safetensors import SafetensorError
+
+    fresh, old = (folder.with_name(f".{folder.name}.{word}") for word in ("new", "old"))
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        write(fresh)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = written_by(error) or str(error).splitlines()[0]
+        raise OSError(f"cannot write {folder}: {reason}") from error
+
+
+def read(path: Path) -> dict:
+    """Raises: ValueError for a file that is damaged or no checkpoint of a distillation."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # zip, pickle and the system each have their own classes for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--resume: {path} cannot be read, damaged or no checkpoint ({reason})") from None
+    needed = {"state_dict", "optimizer", "args", "step", "pictures"}
+    if not isinstance(state, dict) or not needed <= state.keys():
+        raise ValueError(f"--resume must be a run of `linzoo distill`, {path} is none")
+    return state
+
+
+def check_same_run(state: Mapping[str, Any], path: Path, args: argparse.Namespace, pictures: int) -> None:
+    """Raises: ValueError listing the flags in which this run differs from the checkpoint's."""
+    now, then = plain_arguments(args), state["args"]
+    names = now.keys() - MAY_DIFFER
+    if not args.sched.startswith("constant"):
+        names.add("max_steps")
+    words = [f"{name} {then[name]} -> {now[name]}" for name in sorted(names) if then.get(name) != now[name]]
+    if state["pictures"] != pictures:
+        words.append(f"pictures an update {state['pictures']} -> {pictures}")
+    if words:
+        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+        raise ValueError(f"--resume: this run is not that of {path}: {', '.join(words[:5])}{more}")
+
+
+@torch.no_grad()
+def restore(run: Any, path: Path, state: dict) -> None:
+    """The checkpoint into the run."""
+    for name, value in state["state_dict"].items():
+        run.trained[name].copy_(value)
+    if run.ema is not None:
+        parameters = dict(run.ema.module.named_parameters())
+        for name, value in state["state_dict_ema"].items():
+            parameters[name].copy_(value)
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.schedule.load_state_dict(state["schedule"])
+    if run.accelerator.scaler is not None and "scaler" in state:
+        run.accelerator.scaler.load_state_dict(state["scaler"])
+    rank = run.accelerator.process_index
+    if rank < len(state["ranks"]):
+        set_rng_state(state["ranks"][rank], run.device)
+    run.step = state["step"]
+    run.log.say(f"Resumed from {path} at step {run.step}")
+
+
+def last_good(run: Any) -> str:
+    """Where to go on from, in words."""
+    last = CheckpointFolder(run.folder, 0, False).last
+    if not last.exists():
+        return "no checkpoint had been written"
+    return f"the last good checkpoint is {last} (--resume {run.folder} goes on)"

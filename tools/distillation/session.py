@@ -1,0 +1,250 @@
+"""One distillation from its arguments to its end."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from ...diffusion import LinearizedHandle
+from ...diffusion.distill import (
+    Denoiser,
+    Objective,
+    denoiser_of,
+    objective_of,
+    train_only,
+    trained_names,
+)
+from ..extras import need
+from ..files import check_writable, write_atomic
+from ..training.checkpoint import plain_arguments
+from ..training.seeding import Use, seed_all
+from . import checkpoint
+from .batches import BatchMaker
+from .checks import check_arguments
+from .log import Log
+from .loop import train
+from .optim import make_ema, make_optimizer, make_schedule
+from .plan import Plan
+from .run_folder import ARGS, choose_folder
+from .sources import check_fits, open_samples
+from .student import make_student
+from .teacher import HALF, Teacher, load_teacher
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything a distillation is made of.
+
+    Args:
+        student, net: the model, and what is called: the model, wrapped where there are several processes.
+        trained: the parameters that train, by name.
+        vae: decodes samples; None where latents are pixels.
+        history: what was logged, a row each time.
+    """
+
+    args: argparse.Namespace
+    accelerator: Any
+    primary: bool
+    device: torch.device
+    folder: Path
+    log: Log
+    teacher: nn.Module | None
+    scheduler: Any
+    student: nn.Module
+    handle: LinearizedHandle | None
+    trained: dict[str, Tensor]
+    objective: Objective
+    denoiser: Denoiser
+    samples: Any
+    batches: BatchMaker
+    plan: Plan
+    vae: nn.Module | None
+    net: Any = None
+    optimizer: Any = None
+    schedule: Any = None
+    ema: ModelEmaV3 | None = None
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def average(self) -> nn.Module | None:
+        return None if self.ema is None else self.ema.module
+
+    @property
+    def best(self) -> nn.Module:
+        """What is saved and judged: the moving average if there is one, else the student."""
+        return self.student if self.ema is None else self.ema.module
+
+
+def distill(args: argparse.Namespace) -> Run:
+    """Run a distillation to its end; see ``tools.distill.parse`` for the arguments.
+
+    Raises: ValueError, OSError, ImportError for what cannot be done or has gone wrong on the way; Diverged
+        when the loss or a weight became NaN or infinite.
+    """
+    check_arguments(args)
+    accelerator = make_accelerator(args)
+    log = Log(accelerator.is_main_process, args.report_to)
+    try:
+        run = prepare(args, accelerator, log)
+        finish(run)
+    finally:
+        log.close()
+        leave(accelerator)
+    return run
+
+
+def finish(run: Run) -> None:
+    try:
+        train(run)
+    except (OSError, torch.OutOfMemoryError) as error:
+        raise OSError(f"{str(error).splitlines()[0]}; {checkpoint.last_good(run)}") from error
+    except RuntimeError as error:
+        if run.accelerator.num_processes == 1 or "gloo" not in str(error):
+            raise
+        raise OSError(f"another process ended, its own line says why; {checkpoint.last_good(run)}") from error
+    except KeyboardInterrupt:
+        run.log.say(f"Stopped; {checkpoint.last_good(run)}")
+        raise
+
+
+def make_accelerator(args: argparse.Namespace) -> Any:
+    """Device, processes and precision as ``accelerate launch``, torchrun or nobody says.
+
+    Raises: ValueError for what this loop cannot do.
+    """
+    accelerate = need("accelerate", "diffusion")
+    try:
+        accelerator = accelerate.Accelerator(
+            cpu=args.device == "cpu",
+            mixed_precision=args.mixed_precision,
+            gradient_accumulation_steps=args.grad_accum_steps,
+        )
+    except ValueError as error:
+        raise ValueError(f"--mixed-precision {args.mixed_precision}: {error}") from error
+    kind = str(accelerator.distributed_type.value)
+    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU", "MULTI_NPU"):
+        raise ValueError(f"accelerate's distributed_type must be plain data parallelism, got {kind}")
+    return accelerator
+
+
+def leave(accelerator: Any) -> None:
+    """Forget accelerate's process-wide state: another run in this process may ask for another precision."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    accelerator.end_training()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
+    """Everything built and the checkpoint read; the folder is made last."""
+    folder, path = agree(accelerator, choose_folder(args))
+    state = None if path is None else checkpoint.read(path)
+    objective = objective_of(args.objective or args.method)
+    args.objective, args.train = objective.name, args.train or objective.trains
+    seed_all((args.seed, Use.MODEL), accelerator.device)
+    share = args.train == "swapped" and not args.from_scratch
+    teacher = load_teacher(args, half=share)
+    denoiser = denoiser_of(teacher.model, args.guidance)
+    samples = open_samples(args, teacher, denoiser, accelerator, log)
+    check_fits(args, samples, denoiser)
+    plan = Plan(len(samples), args.batch_size * args.grad_accum_steps * accelerator.num_processes, args.seed)
+    if state is not None:
+        checkpoint.check_same_run(state, path, args, plan.pictures)
+    run = assemble(args, accelerator, log, folder, teacher, share, samples, plan)
+    if run.primary:
+        check_writable(folder, "--output")
+        text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
+        write_atomic(folder / ARGS, text.encode())
+    if state is not None:
+        checkpoint.restore(run, path, state)
+    announce(run)
+    return run
+
+
+def agree(accelerator: Any, chosen: tuple[Path, Path | None]) -> tuple[Path, Path | None]:
+    """The first process's choice: a folder's name holds the time."""
+    if accelerator.num_processes == 1:
+        return chosen
+    from accelerate.utils import broadcast_object_list
+
+    return tuple(broadcast_object_list(list(chosen)))
+
+
+def assemble(
+    args: argparse.Namespace,
+    accelerator: Any,
+    log: Log,
+    folder: Path,
+    teacher: Teacher,
+    share: bool,
+    samples: Any,
+    plan: Plan,
+) -> Run:
+    """Student beside teacher, on the device; objective, optimizer, schedule, average."""
+    teacher.model.requires_grad_(False)
+    student = make_student(args, teacher.model, share)
+    train_only(student.model, trained_names(student.model, args.train))
+    place(args, accelerator.device, teacher.model, student.model, share)
+    trained = {name: p for name, p in student.model.named_parameters() if p.requires_grad}
+    denoiser = denoiser_of(student.model, args.guidance)
+    names = () if student.handle is None else tuple(student.handle.modules)
+    weights = {term: getattr(args, f"{term}_weight") for term in ("output", "feature", "variance")}
+    run = Run(
+        args=args,
+        accelerator=accelerator,
+        primary=accelerator.is_main_process,
+        device=accelerator.device,
+        folder=folder,
+        log=log,
+        teacher=None if args.from_scratch else teacher.model,
+        scheduler=teacher.scheduler,
+        student=student.model,
+        handle=student.handle,
+        trained=trained,
+        objective=objective_of(args.objective)(denoiser, teacher.scheduler, names, weights),
+        denoiser=denoiser,
+        samples=samples,
+        batches=BatchMaker(args, samples, denoiser, accelerator.device),
+        plan=plan,
+        vae=getattr(teacher.pipe, "vae", None),
+    )
+    teacher.pipe = None
+    if args.grad_checkpointing:
+        student.model.enable_gradient_checkpointing()
+    run.ema = make_ema(args, student.model)
+    optimizer = make_optimizer(args, trained.values())
+    run.schedule = make_schedule(args, optimizer)
+    run.net, run.optimizer = accelerator.prepare(student.model, optimizer)
+    return run
+
+
+def place(
+    args: argparse.Namespace, device: torch.device, teacher: nn.Module, student: nn.Module, share: bool
+) -> None:
+    """Onto the device; what trains is float32, what is frozen has the type of --mixed-precision."""
+    half = HALF.get(args.mixed_precision)
+    teacher.to(device, half if share or not args.from_scratch else None)
+    student.to(device)
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def announce(run: Run) -> None:
+    args, plan = run.args, run.plan
+    count = sum(p.numel() for p in run.trained.values())
+    where = f"{run.accelerator.num_processes} process(es) on {run.device.type}"
+    run.log.say(
+        f"{type(run.student).__name__}, {args.method}: {len(run.trained)} tensors, {count:,} parameters "
+        f"train; objective {args.objective}; {where}, {plan.pictures} pictures an update, "
+        f"{len(run.samples)} pictures, {args.max_steps} updates"
+    )

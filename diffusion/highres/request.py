@@ -1,0 +1,37 @@
+"""What makes a run what it is, so that a store can tell one run from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .climb import list_of
+from .sizes import denoiser
+
+HOW = ("callback_on_step_end", "callback_on_step_end_tensor_inputs")  # words that do not change the picture
+
+
+def request_of(pipe: Any, words: Mapping[str, Any], generator: Any, **settings: Any) -> dict[str, Any]:
+    """By name; weights are told apart by the pipeline's name or folder and the swap, not by their values."""
+    from ..linearize import linearized
+
+    handle = linearized(pipe)
+    model = denoiser(pipe)
+    return {
+        "pipeline": f"{type(pipe).__name__} {pipe.config.get('_name_or_path')}",
+        "method": None if handle is None else (handle.method.name, handle.options),
+        "dtype": str(model.dtype),
+        "scheduler": (type(pipe.scheduler).__name__, dict(pipe.scheduler.config)),
+        "generator": [g.get_state() for g in list_of(generator)],
+        **settings,
+        **{name: value for name, value in words.items() if name not in HOW},
+    }
+
+
+def fresh_generator() -> torch.Generator:
+    """One seeded by chance, whose state a store can keep."""
+    generator = torch.Generator()
+    generator.seed()
+    return generator

@@ -1,0 +1,424 @@
+"""LinFusion's SD-XL rungs on a tiny pipeline: equal to the same steps by hand, from the same generator."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+pytest.importorskip("diffusers")
+import diffusers
+from PIL import Image
+
+from linzoo.diffusion import highres, linearize
+from linzoo.diffusion.highres.codec import decode, encode, upcast
+from linzoo.diffusion.highres.conditioning import Conditioning
+from linzoo.diffusion.highres.pieces import statistics
+from linzoo.diffusion.highres.sdxl_rung import Rung, RungOptions
+
+from .pipelines import build, quiet
+
+PROMPT = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Of sample size 16: its own side is 32 pixels."""
+    return build("sdxl", sample_size=16)
+
+
+def words(tiny, **changes) -> dict:
+    return {name: tiny.inputs[name] for name in PROMPT} | {"num_inference_steps": 5} | changes
+
+
+def seeded(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def photograph(height: int = 32, width: int = 24) -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    return Image.fromarray(np.stack([5 * y + x, 255 - 4 * x, (x * y) % 256], -1).astype(np.uint8))
+
+
+def same(a, b) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(np.asarray(i), np.asarray(j)) for i, j in zip(a, b, strict=True)
+    )
+
+
+def convolutions(unet: nn.Module) -> list:
+    return [(m.dilation, m.padding) for m in unet.modules() if isinstance(m, nn.Conv2d)]
+
+
+def wider(unet: nn.Module, ratio: int) -> nn.Module:
+    """A copy of the UNet whose convolutions are built anew, spread by ``ratio``."""
+    unet = copy.deepcopy(unet)
+    for module in list(unet.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d):
+                side = child.kernel_size[0]
+                spread = nn.Conv2d(
+                    child.in_channels, child.out_channels, side, stride=child.stride,
+                    padding=(side // 2) * ratio, dilation=ratio, dtype=child.weight.dtype,
+                )  # fmt: skip
+                spread.load_state_dict(child.state_dict())
+                setattr(module, name, spread)
+    return unet
+
+
+def test_one_step_is_the_formula_in_float64():
+    tiny = build("sdxl", sample_size=16)
+    pipe = tiny.pipe
+    pipe.unet.double()
+    pipe.scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    alphas = pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod.double()
+    embeds = {name: tiny.inputs[name].double() for name in PROMPT}
+    ratio, scale, size = 3, 4.0, (72, 48)
+    clean = torch.randn(1, 4, 36, 24, generator=seeded(2), dtype=torch.float64)
+    z = torch.randn(1, 4, 36, 24, generator=seeded(3), dtype=torch.float64) + 0.2
+    conditioning = Conditioning.of(pipe, size, embeds | {"guidance_scale": scale})
+    options = RungOptions(cosine_scale_1=2.5, cosine_scale_2=0.7, cosine_scale_3=1.3, gaussian_sigma=0.8)
+    rung = Rung(
+        pipe=pipe, clean=clean, conditioning=conditioning, steps=5, strength=0.6, ratio=ratio,
+        options=options, generator=seeded(4),
+    )  # fmt: skip
+    with torch.no_grad():
+        found = rung.step(1, z)
+
+        t = 200  # timesteps 800 600 400 200 0, of which the tail is 400 200 0
+        assert rung.tail.timesteps.tolist() == [400, 200, 0]
+        noise = torch.randn(1, 4, 36, 24, generator=seeded(4), dtype=torch.float64)
+        g = math.cos(math.pi * (1000 - t) / 2000) ** 2
+        a, before = alphas[t], alphas[t - 200]
+        z = z + g**2.5 * (a.sqrt() * clean + (1 - a).sqrt() * noise - z)
+        sigma = 0.8 * (0.99 * g**1.3 + 0.01)
+        distance = torch.arange(5, dtype=torch.float64) - 2
+        kernel = torch.exp(-(distance[:, None] ** 2 + distance**2) / 2 / sigma**2)
+        kernel = (kernel / kernel.sum()).expand(4, 1, 5, 5)
+        soft = F.conv2d(z, kernel, padding=2, groups=4)
+        soft = (soft - soft.mean((2, 3), keepdim=True)) / soft.var((2, 3), keepdim=True).sqrt()
+        soft = soft * z.var((2, 3), keepdim=True).sqrt() + z.mean((2, 3), keepdim=True)
+        ids = torch.tensor([[72.0, 48, 0, 0, 72, 48]], dtype=torch.float64)
+
+        def guided(unet, x):
+            half = {}
+            for kind in ("", "negative_"):
+                told = {"text_embeds": embeds[f"{kind}pooled_prompt_embeds"], "time_ids": ids}
+                text = embeds[f"{kind}prompt_embeds"]
+                half[kind] = unet(x, t, encoder_hidden_states=text, added_cond_kwargs=told).sample
+            return half["negative_"] + scale * (half[""] - half["negative_"])
+
+        def stepped(prediction):
+            start = (z - (1 - a).sqrt() * prediction) / a.sqrt()
+            return before.sqrt() * start + (1 - before).sqrt() * prediction
+
+        first, second = stepped(guided(pipe.unet, z)), stepped(guided(wider(pipe.unet, ratio), soft))
+        wanted = first + g**0.7 * (second - first)
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def by_hand(tiny, generator, height, width, ratios, strengths, steps=5, scale=5.0):
+    """The ladder as diffusers' own pipelines and a scheduler made anew for each step would draw it."""
+    pipe = tiny.pipe
+    redraw = quiet(diffusers.AutoPipelineForImage2Image.from_pipe(pipe))
+    last = (height * 2 ** len(strengths), width * 2 ** len(strengths))
+    sizes = {"original_size": last, "target_size": last}
+    embeds = {name: tiny.inputs[name] for name in PROMPT}
+    z = pipe(
+        **embeds, **sizes, height=height, width=width, num_inference_steps=steps, guidance_scale=scale,
+        generator=generator, output_type="latent",
+    ).images  # fmt: skip
+    mean, std = z.mean((2, 3), keepdim=True), z.std((2, 3), keepdim=True)
+
+    def pixels(z):
+        with torch.no_grad():
+            decoded = pipe.vae.decode(z / pipe.vae.config.scaling_factor).sample
+        return pipe.image_processor.postprocess(decoded, output_type="pil")[0]
+
+    images = [pixels(z)]
+    for ratio, strength in zip(ratios, strengths, strict=True):
+        enlarged = images[-1].resize((width * ratio, height * ratio), Image.BICUBIC)
+        enlarged = redraw.image_processor.preprocess(enlarged)
+        wide = wider(pipe.unet, ratio)
+        with torch.no_grad():
+            clean = redraw.prepare_latents(
+                enlarged, None, 1, 1, torch.float32, "cpu", generator, add_noise=False
+            )
+            noise = torch.randn(clean.shape, generator=generator)
+            count = math.ceil(steps * strength)
+            schedule = copy.deepcopy(pipe.scheduler)
+            schedule.set_timesteps(steps)
+            tail = schedule.timesteps[-count:]
+            z = schedule.add_noise(clean, noise, tail[:1])
+            for i, t in enumerate(tail):
+                g = (1 + math.cos(math.pi * (1000 - t.item()) / 1000)) / 2
+                c1, c2 = g**3, g
+                schedule.set_timesteps(steps)
+                z = z * (1 - c1) + schedule.add_noise(clean, noise, t.reshape(1)) * c1
+                soft = highres_blur(z, ratio, 0.99 * g + 0.01)
+                stepped = []
+                for unet, seen in ((pipe.unet, z), (wide, soft)):
+                    schedule.set_timesteps(steps)
+                    schedule.set_begin_index(steps - count + i)
+                    both = schedule.scale_model_input(torch.cat([seen, seen]), t)
+                    told = {
+                        "text_embeds": torch.cat([embeds[PROMPT[3]], embeds[PROMPT[2]]]),
+                        "time_ids": torch.tensor([[*last, 0, 0, *last]] * 2, dtype=torch.float32),
+                    }
+                    text = torch.cat([embeds[PROMPT[1]], embeds[PROMPT[0]]])
+                    low, high = unet(
+                        both, t, encoder_hidden_states=text, added_cond_kwargs=told
+                    ).sample.chunk(2)
+                    again = {"generator": generator} if "Ancestral" in type(schedule).__name__ else {}
+                    stepped.append(schedule.step(low + scale * (high - low), t, z, **again).prev_sample)
+                z = stepped[0] * (1 - c2) + stepped[1] * c2
+            z = (z - z.mean((2, 3), keepdim=True)) / z.std((2, 3), keepdim=True) * std + mean
+        images.append(pixels(z))
+    return images
+
+
+def highres_blur(z, ratio, sigma):
+    distance = torch.arange(2 * ratio - 1) - (ratio - 1.0)
+    kernel = torch.exp(-(distance[:, None] ** 2 + distance**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(4, 1, *kernel.shape)
+    soft = F.conv2d(z, kernel, padding=ratio - 1, groups=4)
+    soft = (soft - soft.mean((2, 3), keepdim=True)) / soft.std((2, 3), keepdim=True)
+    return soft * z.std((2, 3), keepdim=True) + z.mean((2, 3), keepdim=True)
+
+
+@pytest.mark.parametrize("scheduler", ["EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler"])
+def test_the_ladder_equals_the_same_calls_by_hand(tiny, scheduler):
+    pipe = tiny.pipe
+    stock = pipe.scheduler
+    pipe.scheduler = getattr(diffusers, scheduler)()
+    try:
+        found = highres.sdxl_ladder(
+            pipe, height=128, width=96, generator=seeded(), upscale_strength=0.5, **words(tiny)
+        )
+        wanted = by_hand(tiny, seeded(), 32, 24, ratios=(2, 4), strengths=(0.5, 0.25))
+    finally:
+        pipe.scheduler = stock
+    assert [image.size for image in found] == [(24, 32), (48, 64), (96, 128)]
+    for ours, theirs in zip(found, wanted, strict=True):
+        difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
+        assert difference.max() <= 1 and (difference > 0).mean() < 0.01  # a rounding of float32 to bytes
+    assert np.asarray(found[2]).std() > 5
+
+
+def test_same_seed_same_bits_whatever_the_global_state_and_another_seed_another_rung(tiny):
+    first = highres.super_resolution(tiny.pipe, image=photograph(), generator=seeded(), **words(tiny))
+    torch.manual_seed(99)
+    again = highres.super_resolution(tiny.pipe, image=photograph(), generator=seeded(), **words(tiny))
+    other = highres.super_resolution(tiny.pipe, image=photograph(), generator=seeded(2), **words(tiny))
+    assert same(first, again) and not same(first, other)
+
+
+def test_nothing_random_ignores_the_generator(tiny, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("drawn from the global generator")
+
+    real = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *a, **w: real(*a, **w) if w.get("generator") else refuse())
+    monkeypatch.setattr(torch, "randn_like", refuse)
+    before = torch.get_rng_state()
+    highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_climb_of_two_rungs_equals_two_calls(tiny):
+    generator = seeded()
+    climbed = highres.super_resolution(
+        tiny.pipe, image=photograph(), strengths=(0.4, 0.2), generator=seeded(), **words(tiny)
+    )
+    low = highres.super_resolution(
+        tiny.pipe, image=photograph(), strengths=(0.4,), generator=generator, **words(tiny)
+    )
+    high = highres.super_resolution(
+        tiny.pipe, image=low[0], strengths=(0.2,), generator=generator, **words(tiny)
+    )
+    assert [image.size for image in climbed] == [(48, 64), (96, 128)] and same(climbed, low + high)
+
+
+def test_an_enlarged_picture_has_the_latent_statistics_of_its_start_and_is_dilated_by_its_ratio(
+    tiny, monkeypatch
+):
+    from linzoo.diffusion.highres import sdxl_drawing, sdxl_rung
+
+    ratios, decoded = [], []
+    real = sdxl_rung.dilated
+    monkeypatch.setattr(sdxl_rung, "dilated", lambda unet, ratio: ratios.append(ratio) or real(unet, ratio))
+    keep = sdxl_drawing.picture_of_latents
+    monkeypatch.setattr(
+        sdxl_drawing, "picture_of_latents", lambda pipe, z, *rest: decoded.append(z) or keep(pipe, z, *rest)
+    )
+    highres.super_resolution(
+        tiny.pipe, image=photograph(48, 24), strengths=(0.4, 0.2), generator=seeded(), **words(tiny)
+    )
+    assert ratios == [3, 3, 6]  # long sides 96 and 192 of 32; two steps, then one
+    clean = encode(tiny.pipe, photograph(48, 24).resize((48, 96), Image.BICUBIC), seeded(), torch.float32)
+    for found, wanted in zip(statistics(decoded[0]), statistics(clean), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_every_rung_is_told_the_last_size_and_the_words_win(tiny):
+    told = []
+    hook = tiny.pipe.unet.register_forward_pre_hook(
+        lambda module, args, words: told.append(words["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
+    try:
+        highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+        assert all(ids.tolist() == [[64, 48, 0, 0, 64, 48]] * 2 for ids in told) and len(told) == 5 + 2 * 2
+        told.clear()
+        sizes = {"original_size": (9, 8), "crops_coords_top_left": (1, 2), "target_size": (7, 6)}
+        sizes |= {"negative_original_size": (5, 5), "negative_target_size": (4, 4)}
+        highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny), **sizes)
+        assert all(ids.tolist() == [[5, 5, 0, 0, 4, 4], [9, 8, 1, 2, 7, 6]] for ids in told)
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("moment", ["a step's end", "inside the dilated prediction"])
+def test_an_error_in_a_rung_leaves_convolutions_and_vae_as_they_were(tiny, moment):
+    unet, vae = tiny.pipe.unet, tiny.pipe.vae
+    before = convolutions(unet), vae.use_tiling, vae.tile_sample_min_size, vae.dtype
+
+    def fail(*_):
+        if moment == "a step's end" or convolutions(unet) != before[0]:
+            raise KeyboardInterrupt
+
+    hook = unet.mid_block.register_forward_hook(fail) if moment.startswith("inside") else None
+    callback = {} if hook else {"callback_on_step_end": fail}
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            highres.super_resolution(
+                tiny.pipe, image=photograph(), generator=seeded(), tile=32, **words(tiny), **callback
+            )
+    finally:
+        if hook:
+            hook.remove()
+    assert (convolutions(unet), vae.use_tiling, vae.tile_sample_min_size, vae.dtype) == before
+
+
+def test_a_callback_sees_every_step_and_may_change_the_latents(tiny):
+    seen = []
+
+    def note(pipe, i, t, tensors):
+        seen.append((i, float(t), tuple(tensors["latents"].shape)))
+        return {}
+
+    plain = highres.super_resolution(tiny.pipe, image=photograph(), generator=seeded(), **words(tiny))
+    noted = highres.super_resolution(
+        tiny.pipe, image=photograph(), generator=seeded(), callback_on_step_end=note, **words(tiny)
+    )
+    assert same(plain, noted) and [entry[0] for entry in seen] == [0, 1] and seen[0][2] == (1, 4, 32, 24)
+    zeroed = highres.super_resolution(
+        tiny.pipe, image=photograph(), generator=seeded(), **words(tiny),
+        callback_on_step_end=lambda p, i, t, tensors: {"latents": tensors["latents"].flip(2)},
+    )  # fmt: skip
+    assert not same(plain, zeroed)
+
+
+def test_a_linearized_pipeline_climbs_and_differs_from_softmax(tiny):
+    softmax = highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+    handle = linearize(tiny.pipe, "linfusion", init="inherit")
+    try:
+        linear = highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+    finally:
+        handle.unlinearize()
+    assert [image.size for image in linear] == [(24, 32), (48, 64)]
+    assert not same(softmax, linear)
+    assert same(
+        softmax, highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+    )
+
+
+@pytest.mark.parametrize("latents_mean", [None, [0.1, -0.2, 0.3, 0.4]])
+def test_coding_is_that_of_diffusers_pipelines(latents_mean):
+    pipe = build("sdxl").pipe
+    if latents_mean:
+        pipe.vae.register_to_config(latents_mean=latents_mean, latents_std=[0.5, 2.0, 1.5, 1.0])
+    redraw = quiet(diffusers.AutoPipelineForImage2Image.from_pipe(pipe))
+    with torch.no_grad():
+        found = encode(pipe, photograph(), seeded(), torch.float32)
+        pixels = redraw.image_processor.preprocess(photograph())
+        wanted = redraw.prepare_latents(pixels, None, 1, 1, torch.float32, "cpu", seeded(), add_noise=False)
+        assert torch.equal(found, wanted)
+        embeds = {"prompt_embeds": torch.zeros(1, 2, 32), "pooled_prompt_embeds": torch.zeros(1, 16)}
+        end = pipe(
+            **embeds, latents=found, num_inference_steps=1, guidance_scale=1.0, height=32, width=24,
+            output_type="latent",
+        ).images  # fmt: skip
+        image = pipe(
+            **embeds, latents=found, num_inference_steps=1, guidance_scale=1.0, height=32, width=24,
+        ).images[0]  # fmt: skip
+        assert same([decode(pipe, end)], [image])
+
+
+def test_a_half_precision_vae_is_upcast_for_a_while_only():
+    vae = build("sdxl").pipe.vae.half()
+    with pytest.raises(RuntimeError, match="stop"), upcast(vae, True):
+        assert vae.dtype == torch.float32
+        raise RuntimeError("stop")
+    assert vae.dtype == torch.float16
+    with upcast(vae, False):
+        assert vae.dtype == torch.float16
+
+
+def test_a_size_that_doublings_miss_is_told(tiny):
+    with pytest.warns(UserWarning, match="doublings do not reach 96 x 72: the last is 128 x 96"):
+        images = highres.sdxl_ladder(
+            tiny.pipe, height=96, width=72, generator=seeded(), **words(tiny, num_inference_steps=1)
+        )
+    assert images[-1].size == (96, 128)
+
+
+def refusal(call, *args, **changes) -> str:
+    with pytest.raises(ValueError) as error:
+        call(*args, **changes)
+    return str(error.value)
+
+
+def test_what_a_rung_cannot_do_is_refused_before_anything_is_drawn(tiny, monkeypatch):
+    pipe = tiny.pipe
+    monkeypatch.setattr(pipe.unet, "forward", None)  # nothing is drawn
+    size = {"height": 64, "width": 48}
+    assert "got num_images_per_prompt: a rung does not take it" in refusal(
+        highres.sdxl_ladder, pipe, **size, **words(tiny, num_images_per_prompt=2)
+    )
+    assert "got guidance: the pipeline has no such word" in refusal(
+        highres.sdxl_ladder, pipe, **size, **words(tiny, guidance=2)
+    )
+    assert "prompt must be one prompt, got 2" in refusal(highres.sdxl_ladder, pipe, ["a", "b"], **size)
+    assert "pipe must be a StableDiffusionXLPipeline, got StableDiffusionPipeline" in refusal(
+        highres.sdxl_ladder, build("sd").pipe, "x", **size
+    )
+    assert "height must be a positive number of pixels, got -3" in refusal(
+        highres.sdxl_ladder, pipe, "x", height=-3, width=8
+    )
+    assert "tile must be a multiple of 8 pixels, got 30" in refusal(
+        highres.sdxl_ladder, pipe, "x", **size, tile=30
+    )
+    assert "strengths must be above 0 and at most 1, got 1.5" in refusal(
+        highres.super_resolution, pipe, "x", image=photograph(), strengths=(1.5,)
+    )
+    assert "image must be multiples of 2 pixels, got 31 x 24" in refusal(
+        highres.super_resolution, pipe, "x", image=photograph(31, 24)
+    )
+    stock = pipe.scheduler
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler()
+    try:
+        assert "got DPMSolverMultistepScheduler" in refusal(highres.sdxl_ladder, pipe, "x", **size)
+    finally:
+        pipe.scheduler = stock
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="gaussian_sigma must be > 0, got 0"):
+        RungOptions(gaussian_sigma=0)
+    with pytest.raises(ValueError, match="cosine_scale_1 must be >= 0, got -1"):
+        RungOptions(cosine_scale_1=-1)
+    with pytest.raises(TypeError, match="cosine_scale_2 must be a number, got '1'"):
+        RungOptions(cosine_scale_2="1")

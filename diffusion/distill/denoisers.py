@@ -24,7 +24,7 @@ class Denoiser:
     """
 
     needs: ClassVar[tuple[str, ...]] = ()  # the conditions it reads
-    flow: ClassVar[bool] = False  # predicts the velocity of a straight flow
+    objectives: ClassVar[tuple[str, ...]]  # those that fit what it predicts
 
     def __init__(self, model: nn.Module, guidance: float = 3.5) -> None:
         self.config, self.guidance = model.config, guidance
@@ -40,6 +40,7 @@ class Denoiser:
 
 class UNet(Denoiser):
     needs = ("prompt",)
+    objectives = ("linfusion", "lit")
 
     def predict(self, net: Callable[..., Any], noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
         return net(noisy, timesteps, encoder_hidden_states=given["prompt"], **self.more(given)).sample
@@ -57,6 +58,7 @@ class UNetXL(UNet):
 
 class DiT(Denoiser):
     needs = ("labels",)
+    objectives = ("lit",)
 
     def predict(self, net: Callable[..., Any], noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
         return net(noisy, timestep=timesteps, class_labels=given["labels"]).sample
@@ -67,6 +69,7 @@ class DiT(Denoiser):
 
 class PixArt(Denoiser):
     needs = ("prompt", "mask")
+    objectives = ("lit",)
 
     def predict(self, net: Callable[..., Any], noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
         return net(
@@ -94,7 +97,7 @@ class PixArt(Denoiser):
 
 class Flux(Denoiser):
     needs = ("prompt", "pooled")
-    flow = True
+    objectives = ("clear",)
 
     def predict(self, net: Callable[..., Any], noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
         rows, columns = (side // 2 for side in noisy.shape[-2:])
@@ -113,7 +116,7 @@ class Flux(Denoiser):
 
 class SD3(Denoiser):
     needs = ("prompt", "pooled")
-    flow = True
+    objectives = ("clear",)
 
     def predict(self, net: Callable[..., Any], noisy: Tensor, timesteps: Tensor, given: Conditions) -> Tensor:
         return net(

@@ -34,7 +34,7 @@ from .optim import make_ema, make_optimizer, make_schedule
 from .plan import Plan
 from .run_folder import ARGS, choose_folder
 from .sources import check_fits, open_samples
-from .student import make_student
+from .student import Student, make_student
 from .teacher import HALF, Teacher, load_teacher
 
 
@@ -154,12 +154,18 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     share = args.train == "swapped" and not args.from_scratch
     teacher = load_teacher(args, half=share)
     denoiser = denoiser_of(teacher.model, args.guidance)
+    if objective.name not in denoiser.objectives:
+        fits, name = " or ".join(denoiser.objectives), type(teacher.model).__name__
+        raise ValueError(f"--objective must be {fits} for a {name}, got {objective.name}")
+    teacher.model.requires_grad_(False)
+    student = make_student(args, teacher.model, share)
+    made = make_objective(args, denoiser, teacher, student)
     samples = open_samples(args, teacher, denoiser, accelerator, log)
     check_fits(args, samples, denoiser)
     plan = Plan(len(samples), args.batch_size * args.grad_accum_steps * accelerator.num_processes, args.seed)
     if state is not None:
         checkpoint.check_same_run(state, path, args, plan.pictures)
-    run = assemble(args, accelerator, log, folder, teacher, share, samples, plan)
+    run = assemble(args, accelerator, log, folder, teacher, student, made, samples, plan)
     if run.primary:
         check_writable(folder, "--output")
         text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
@@ -185,19 +191,15 @@ def assemble(
     log: Log,
     folder: Path,
     teacher: Teacher,
-    share: bool,
+    student: Student,
+    objective: Objective,
     samples: Any,
     plan: Plan,
 ) -> Run:
-    """Student beside teacher, on the device; objective, optimizer, schedule, average."""
-    teacher.model.requires_grad_(False)
-    student = make_student(args, teacher.model, share)
+    """Student beside teacher, on the device; optimizer, schedule, average."""
     train_only(student.model, trained_names(student.model, args.train))
-    place(args, accelerator.device, teacher.model, student.model, share)
+    place(args, accelerator.device, teacher.model, student.model)
     trained = {name: p for name, p in student.model.named_parameters() if p.requires_grad}
-    denoiser = denoiser_of(student.model, args.guidance)
-    names = () if student.handle is None else tuple(student.handle.modules)
-    weights = {term: getattr(args, f"{term}_weight") for term in ("output", "feature", "variance")}
     run = Run(
         args=args,
         accelerator=accelerator,
@@ -210,10 +212,10 @@ def assemble(
         student=student.model,
         handle=student.handle,
         trained=trained,
-        objective=objective_of(args.objective)(denoiser, teacher.scheduler, names, weights),
-        denoiser=denoiser,
+        objective=objective,
+        denoiser=objective.denoiser,
         samples=samples,
-        batches=BatchMaker(args, samples, denoiser, accelerator.device),
+        batches=BatchMaker(args, samples, objective.denoiser, accelerator.device),
         plan=plan,
         vae=getattr(teacher.pipe, "vae", None),
     )
@@ -227,12 +229,25 @@ def assemble(
     return run
 
 
-def place(
-    args: argparse.Namespace, device: torch.device, teacher: nn.Module, student: nn.Module, share: bool
-) -> None:
+def make_objective(
+    args: argparse.Namespace, denoiser: Denoiser, teacher: Teacher, student: Student
+) -> Objective:
+    """Raises: ValueError for a weight of no term, and where there is no layer to compare."""
+    names = () if student.handle is None else tuple(student.handle.modules)
+    weights = {term: getattr(args, f"{term}_weight") for term in ("output", "feature", "variance")}
+    try:
+        objective = objective_of(args.objective)(denoiser, teacher.scheduler, names, weights)
+        if objective.weights.get("feature"):
+            objective.taps(student.model)
+    except ValueError as error:
+        raise ValueError(f"--objective {args.objective}: {error}") from error
+    return objective
+
+
+def place(args: argparse.Namespace, device: torch.device, teacher: nn.Module, student: nn.Module) -> None:
     """Onto the device; what trains is float32, what is frozen has the type of --mixed-precision."""
-    half = HALF.get(args.mixed_precision)
-    teacher.to(device, half if share or not args.from_scratch else None)
+    if not args.from_scratch:
+        teacher.to(device, HALF.get(args.mixed_precision))
     student.to(device)
     for parameter in student.parameters():
         if parameter.requires_grad:

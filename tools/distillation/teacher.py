@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,11 @@ def load_teacher(args: argparse.Namespace, half: bool) -> Teacher:
         if (folder / "config.json").is_file():
             model = read_model(folder, dtype)
             return Teacher(model.eval(), training_scheduler(read_settings(folder)))
-        types = {"default": torch.float32} | dict.fromkeys(PARTS, dtype)
-        pipe = diffusers.DiffusionPipeline.from_pretrained(args.teacher, torch_dtype=types)
+        encoders = HALF.get(args.mixed_precision, torch.float32)
+        types = {"default": encoders, "vae": torch.float32} | dict.fromkeys(PARTS, dtype)
+        with warnings.catch_warnings():  # newer diffusers call it dtype, older ones do not know that
+            warnings.simplefilter("ignore", FutureWarning)
+            pipe = diffusers.DiffusionPipeline.from_pretrained(args.teacher, torch_dtype=types)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"--teacher {args.teacher} cannot be loaded: {reason[0]}") from error
@@ -90,7 +94,7 @@ def read_model(folder: Path, dtype: torch.dtype) -> nn.Module:
     cls = getattr(diffusers, str(name), None)
     if cls is None or not issubclass(cls, nn.Module):
         raise ValueError(f"config.json must name a model of diffusers as _class_name, got {name}")
-    return cls.from_pretrained(folder, torch_dtype=dtype)
+    return cls.from_pretrained(folder).to(dtype)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def training_scheduler(settings: dict[str, Any]) -> Any:
     """The scheduler that adds noise as a pipeline's own scheduler removes it."""
     import diffusers
 
-    flows = "FlowMatch" in settings.get("_class_name", "") or "use_dynamic_shifting" in settings
+    flows = "FlowMatch" in settings.get("_class_name", "")
     cls = diffusers.FlowMatchEulerDiscreteScheduler if flows else diffusers.DDPMScheduler
     known = {k: v for k, v in settings.items() if k in cls._get_init_keys(cls)}
     return cls(**known)

@@ -14,7 +14,7 @@ from .guards import check_plain, check_unhooked
 from .handle import LinearizedHandle
 from .method import Method
 from .swap import RECORD, Swap, swap_model, undo
-from .weights import load_tensors
+from .weights import check_names, load_tensors
 
 METHODS = ("linfusion", "clear", "lit")
 PARTS = ("transformer", "unet")  # of a pipeline, the denoiser
@@ -56,6 +56,9 @@ def linearize(
     tensors, found = read_weights(family, model, weights, options)
     swap = swap_model(model, family, family.options(model, {**found, **options}), init)
     try:
+        if isinstance(weights, Mapping):
+            own = {name: x.shape for name, x in LinearizedHandle(model).state_dict().items()}
+            check_names({name: x for name, x in tensors.items() if name in own}, own, "the given tensors")
         if tensors is not None:
             load_tensors(model, swap, tensors)
     except BaseException:

@@ -179,7 +179,7 @@ def test_files_of_another_unet_are_refused(unet, tmp_path):
         ({"projection_mid_dim": True}, ValueError, "got True"),
         ({"weights": "no/such/file.safetensors"}, ValueError, "none that exists"),
         ({"weights": 3}, TypeError, "weights must be a path"),
-        ({"weights": {"conv_in.weigth": torch.zeros(1)}}, ValueError, "unexpected: conv_in.weigth"),
+        ({"weights": {}}, ValueError, "missing: down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"),
     ],
 )
 def test_bad_words_are_named_and_nothing_changes(unet, words, error, message):
@@ -187,6 +187,22 @@ def test_bad_words_are_named_and_nothing_changes(unet, words, error, message):
     with pytest.raises(error, match=message):
         linearize(unet, **{"method": "linfusion"} | words)
     assert torch.equal(predict(unet), wanted) and linearized(unet) is None
+
+
+def test_weights_may_be_tensors_by_name_and_a_name_of_no_parameter_is_refused(unet):
+    handle = linearize(unet, "linfusion", init="random")
+    state = {name: tensor.clone() for name, tensor in handle.state_dict().items()}
+    wanted, before = predict(unet), unet.conv_in.weight.clone()
+    unlinearize(unet)
+    with pytest.raises(ValueError, match="1 unexpected: conv_in"):
+        linearize(unet, "linfusion", weights=state | {"conv_in.weigth": torch.zeros(1)})
+    linearize(unet, "linfusion", weights=state)
+    assert torch.equal(predict(unet), wanted)
+    unlinearize(unet)
+    linearize(unet, "linfusion", weights=state | {"conv_in.weight": torch.zeros_like(before)})
+    assert not unet.conv_in.weight.any()
+    unlinearize(unet)
+    assert torch.equal(unet.conv_in.weight, before)
 
 
 def test_a_thing_without_a_denoiser_a_second_swap_and_a_missing_one_are_refused(unet):

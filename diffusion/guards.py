@@ -115,8 +115,6 @@ def check_unhooked(model: nn.Module, call: str = "linearize") -> None:
 
 def check_plain(names: dict[str, nn.Module]) -> None:
     """Raises: ValueError when the modules that would be swapped hold adapters or quantised weights."""
-    from torch.nn import Linear
-
     for name, module in names.items():
         processor = type(module.processor).__name__
         if isinstance(module.processor, nn.Module) or "PAG" in processor:
@@ -131,13 +129,13 @@ def check_plain(names: dict[str, nn.Module]) -> None:
                     f"LoRA weights lie on {where} and would be lost in the swap. Call pipe.fuse_lora() and "
                     "pipe.unload_lora_weights() to keep their effect, or linearize first and load them after"
                 )
-            weight = getattr(child, "weight", None)
-            quantised = weight is not None and not weight.dtype.is_floating_point
-            if quantised or (isinstance(child, Linear) and type(child) is not Linear):
+            weight = getattr(child, "weight", None)  # a method on torch's own quantised layers
+            stored = weight is None or (type(weight) is nn.Parameter and weight.dtype.is_floating_point)
+            if not stored or (isinstance(child, nn.Linear) and type(child) is not nn.Linear):
                 raise ValueError(
-                    f"{where} must be a plain torch.nn.Linear, got {type(child).__name__} of "
-                    f"{getattr(weight, 'dtype', None)}: quantised layers cannot be swapped. Linearize the "
-                    "unquantised model, then quantise it"
+                    f"{where} must be a plain torch.nn.Linear, got {type(child).__module__}."
+                    f"{type(child).__name__} with a weight of {getattr(weight, 'dtype', type(weight))}: "
+                    "quantised layers cannot be swapped. Linearize the unquantised model, then quantise it"
                 )
 
 

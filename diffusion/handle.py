@@ -99,7 +99,13 @@ class LinearizedHandle:
         """Write the swapped weights and options, in the authors' format where there is one.
 
         ``linearize(pipe, method, weights=save_directory)`` reads them.
+
+        Raises: ValueError when the weights are offloaded from all memory (sequential offloading).
         """
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            raise ValueError(
+                "save_pretrained needs the weights, they are offloaded. Call pipe.remove_all_hooks() first"
+            )
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         self.method.write(self, folder)

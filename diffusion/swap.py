@@ -107,8 +107,10 @@ class Swap:
 def swap_model(model: nn.Module, method: Method, options: Any, init: str | None) -> Swap:
     """Swap every target. Anything that fails on the way leaves the model as it was."""
     swap = Swap(method.name, options, type(model))
+    drop_stale_forward(model)
     try:
         for name, module in method.targets(model).items():
+            drop_stale_forward(module)
             cls = method.attention(model, name, module)
             record = swap.modules[name] = set_aside(module, method.trained(module))
             before = set(names_of(module))
@@ -143,10 +145,12 @@ def undo(model: nn.Module, swap: Swap, method: Method) -> None:
     if RECORD in model.__dict__:
         method.restore(model)
         delattr(model, RECORD)
+    drop_stale_forward(model)
     model.__class__ = swap.cls
     put_back(model, swap.others)
     for record in swap.modules.values():
         module, training = record.module, record.module.training
+        drop_stale_forward(module)
         for name, original in record.children.items():
             like = next(getattr(module, name).parameters(), None)
             if like is not None and not on_meta(original):
@@ -157,6 +161,13 @@ def undo(model: nn.Module, swap: Swap, method: Method) -> None:
         module.__class__ = record.cls
         module.__dict__.update(record.attributes)
         module.train(training)
+
+
+def drop_stale_forward(module: nn.Module) -> None:
+    """Removed hooks leave the class's forward on the module, where it would hide that of another class."""
+    forward = module.__dict__.get("forward")
+    if getattr(forward, "__func__", None) is type(module).forward:
+        del module.__dict__["forward"]
 
 
 @contextmanager

@@ -70,7 +70,8 @@ class LinFusionMethod(Method):
 
         found = {n: m for n, m in model.named_modules() if isinstance(m, Attention) and "attn1" in n}
         for name, module in found.items():
-            if module.is_cross_attention or module.to_q.bias is not None or module.residual_connection:
+            biased = isinstance(module.to_q.bias, Tensor)
+            if module.is_cross_attention or biased or module.residual_connection:
                 raise ValueError(
                     f"linearize: {name} must be a plain self-attention without biases on q, k and v, as in "
                     "Stable Diffusion's UNets; this one is not"

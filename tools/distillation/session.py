@@ -129,10 +129,21 @@ def make_accelerator(args: argparse.Namespace) -> Any:
         )
     except ValueError as error:
         raise ValueError(f"--mixed-precision {args.mixed_precision}: {error}") from error
+    fault = unfit(args, accelerator)
+    if fault:
+        leave(accelerator)
+        raise ValueError(fault)
+    return accelerator
+
+
+def unfit(args: argparse.Namespace, accelerator: Any) -> str:
+    """Why this loop cannot run there; empty when it can."""
+    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        return "--mixed-precision must be no or bf16 on the CPU, got fp16"
     kind = str(accelerator.distributed_type.value)
     if kind not in ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU", "MULTI_NPU"):
-        raise ValueError(f"accelerate's distributed_type must be plain data parallelism, got {kind}")
-    return accelerator
+        return f"accelerate's distributed_type must be plain data parallelism, got {kind}"
+    return ""
 
 
 def leave(accelerator: Any) -> None:
@@ -247,7 +258,7 @@ def make_objective(
 def place(args: argparse.Namespace, device: torch.device, teacher: nn.Module, student: nn.Module) -> None:
     """Onto the device; what trains is float32, what is frozen has the type of --mixed-precision."""
     if not args.from_scratch:
-        teacher.to(device, HALF.get(args.mixed_precision))
+        nn.Module.to(teacher, device, HALF.get(args.mixed_precision))  # diffusers' own warns of the type
     student.to(device)
     for parameter in student.parameters():
         if parameter.requires_grad:

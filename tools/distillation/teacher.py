@@ -55,9 +55,7 @@ def load_teacher(args: argparse.Namespace, half: bool) -> Teacher:
             return Teacher(model.eval(), training_scheduler(read_settings(folder)))
         encoders = HALF.get(args.mixed_precision, torch.float32)
         types = {"default": encoders, "vae": torch.float32} | dict.fromkeys(PARTS, dtype)
-        with warnings.catch_warnings():  # newer diffusers call it dtype, older ones do not know that
-            warnings.simplefilter("ignore", FutureWarning)
-            pipe = diffusers.DiffusionPipeline.from_pretrained(args.teacher, torch_dtype=types)
+        pipe = from_pretrained(diffusers.DiffusionPipeline, args.teacher, types)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"--teacher {args.teacher} cannot be loaded: {reason[0]}") from error
@@ -94,7 +92,13 @@ def read_model(folder: Path, dtype: torch.dtype) -> nn.Module:
     cls = getattr(diffusers, str(name), None)
     if cls is None or not issubclass(cls, nn.Module):
         raise ValueError(f"config.json must name a model of diffusers as _class_name, got {name}")
-    return cls.from_pretrained(folder).to(dtype)
+    return from_pretrained(cls, folder, dtype)
+
+
+def from_pretrained(cls: type, name: str | Path, dtype: Any) -> Any:
+    with warnings.catch_warnings():  # newer diffusers call it dtype, older ones do not know that
+        warnings.simplefilter("ignore", FutureWarning)
+        return cls.from_pretrained(name, torch_dtype=dtype)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -98,14 +98,16 @@ class LinearizedBlocks(nn.ModuleList):
 def check_unhooked(model: nn.Module, call: str = "linearize") -> None:
     """Raises: ValueError when something else has wrapped the model already."""
     what = None
-    if type(model).__name__ == "OptimizedModule" or getattr(model, "_compiled_call_impl", None) is not None:
+    if type(model).__name__ == "OptimizedModule":
         what = "torch.compile on it"
     elif getattr(model, "_parallel_config", None) is not None:
         what = "context parallelism"
     elif hasattr(model, "_parallel"):
         raise ValueError(f"{call}: the model runs in parallel bands; close() the handle of parallelize first")
     for module in model.modules():
-        if hasattr(module, "_hf_hook"):
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            what = f"torch.compile on its {type(module).__name__}"
+        elif hasattr(module, "_hf_hook"):
             what = "offload hooks of accelerate"
         elif getattr(getattr(module, "_diffusers_hook", None), "hooks", None):
             what = f"hooks of diffusers ({', '.join(module._diffusers_hook.hooks)})"

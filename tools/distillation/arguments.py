@@ -21,6 +21,7 @@ def key_values(group: Group, name: str, text: str) -> None:
 def add_models(group: Group) -> None:
     add = group.add_argument
     add("--teacher", metavar="NAME", help="hub id, a pipeline's folder, or a model's with its scheduler")
+    add("--vae", metavar="NAME", help="hub id or folder of a VAE, for a teacher or --model without one")
     add("--method", choices=METHODS, help="what replaces the teacher's attention; none: nothing")
     key_values(group, "method-kwargs", "the method's options: radius=8, heads=2, ...")
     add("--init", choices=("inherit", "random"), help="start of the swapped modules, where the method has it")

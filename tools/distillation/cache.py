@@ -36,7 +36,7 @@ def cached_samples(args: argparse.Namespace, teacher: Teacher, accelerator: Any,
     Raises: ValueError, OSError naming what does not fit or cannot be read or written.
     """
     if teacher.pipe is None or getattr(teacher.pipe, "vae", None) is None:
-        raise ValueError(f"--teacher must be a pipeline with a VAE for --dataset {args.dataset}")
+        raise ValueError(f"--vae must be given for --dataset {args.dataset}: the teacher has none")
     entries = list_entries(args.dataset, Path(args.data_dir))
     settings = settings_of(args, teacher, entries)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -18,6 +18,15 @@ PARTS = ("transformer", "unet")
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PLAIN = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}  # DiT's
 SCHEDULER = "scheduler_config.json"
+SHIPPED = "tools/weights/"  # teachers that come with linzoo, wherever it is installed
+LOADING = (OSError, ValueError, KeyError, AttributeError, RuntimeError)  # what diffusers raises
+
+
+@dataclass(frozen=True, slots=True)
+class VaeOnly:
+    """Stands for a pipeline where there is a VAE and nothing else."""
+
+    vae: nn.Module
 
 
 @dataclass(slots=True)
@@ -27,7 +36,7 @@ class Teacher:
     Args:
         model: the denoiser, in evaluation mode.
         scheduler: of the training: DDPMScheduler or FlowMatchEulerDiscreteScheduler.
-        pipe: text encoders and VAE around it; None for a bare model.
+        pipe: text encoders and VAE around it, or a VAE alone; None for a bare model.
     """
 
     model: nn.Module
@@ -42,11 +51,26 @@ def load_teacher(args: argparse.Namespace, half: bool) -> Teacher:
         half: load the denoiser in the type of ``--mixed-precision``.
     Raises: ValueError, OSError naming the flag.
     """
-    diffusers = need("diffusers", "diffusion")
+    need("diffusers", "diffusion")
     dtype = HALF.get(args.mixed_precision, torch.float32) if half else torch.float32
     if args.model:
-        return Teacher(new_model(args), training_scheduler(PLAIN | {"prediction_type": args.prediction}))
+        settings = PLAIN | {"prediction_type": args.prediction}
+        teacher = Teacher(new_model(args), training_scheduler(settings))
+    else:
+        teacher = read_teacher(args, dtype)
+    if args.vae and teacher.pipe is not None:
+        raise ValueError(f"--vae cannot be used with --teacher {args.teacher}, which has its own")
+    if args.vae:
+        teacher.pipe = VaeOnly(read_vae(args.vae))
+    return teacher
+
+
+def read_teacher(args: argparse.Namespace, dtype: torch.dtype) -> Teacher:
+    import diffusers
+
     folder = Path(args.teacher).expanduser()
+    if not folder.is_dir() and args.teacher.startswith(SHIPPED):
+        folder = Path(__file__).parents[2] / args.teacher
     if not folder.is_dir() and (folder.is_absolute() or args.teacher.startswith(".") or folder.exists()):
         raise FileNotFoundError(f"--teacher must be a hub id or a folder, {folder} is no folder")
     try:
@@ -56,13 +80,26 @@ def load_teacher(args: argparse.Namespace, half: bool) -> Teacher:
         encoders = HALF.get(args.mixed_precision, torch.float32)
         types = {"default": encoders, "vae": torch.float32} | dict.fromkeys(PARTS, dtype)
         pipe = from_pretrained(diffusers.DiffusionPipeline, args.teacher, types)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"--teacher {args.teacher} cannot be loaded: {reason[0]}") from error
+    except LOADING as error:
+        raise ValueError(f"--teacher {args.teacher} cannot be loaded: {first_line(error)}") from error
     model = next((getattr(pipe, part) for part in PARTS if getattr(pipe, part, None) is not None), None)
     if model is None:
         raise ValueError(f"--teacher must have a unet or a transformer, {args.teacher} has none")
     return Teacher(model.eval(), training_scheduler(dict(pipe.scheduler.config)), pipe)
+
+
+def read_vae(name: str) -> nn.Module:
+    """Raises: ValueError."""
+    from diffusers import AutoencoderKL
+
+    try:
+        return AutoencoderKL.from_pretrained(name)
+    except LOADING as error:
+        raise ValueError(f"--vae {name} cannot be loaded: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def new_model(args: argparse.Namespace) -> nn.Module:

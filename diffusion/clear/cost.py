@@ -11,16 +11,11 @@ from .options import ClearOptions
 
 def window_pairs(grid: Grid, radius: float) -> int:
     """Pairs of image tokens with dy^2 + dx^2 < radius^2, clipped at the grid's edges."""
-    ways = []  # along each axis: the squared distance and how many pairs lie that far apart
-    for size in grid:
-        distance = torch.arange(1 - size, size, dtype=torch.float64)
-        ways.append((distance**2, size - distance.abs()))
-    (dy, rows), (dx, columns) = ways
-    total = 0
-    for squared, count in zip(dy.tolist(), rows.tolist(), strict=True):
-        if squared < radius**2:
-            total += int(count) * int(columns[dx < radius**2 - squared].sum())
-    return total
+    reach = min(max(grid) - 1, int(radius))
+    distance = torch.arange(-reach, reach + 1, dtype=torch.int64)
+    rows, columns = ((size - distance.abs()).clamp(min=0) for size in grid)  # pairs that far apart
+    near = distance[:, None] ** 2 + distance**2 < radius**2
+    return int((near * rows[:, None] * columns).sum())
 
 
 def pooled_keys(grid: Grid, options: ClearOptions) -> int:
@@ -42,9 +37,6 @@ def attention_flops(pairs: int, width: int) -> int:
     return 4 * pairs * width
 
 
-PEAK = {True: 8, False: 8}
-
-
 def projection_flops(module: Any, image: int, text: int) -> int:
     """q, k, v and output of the image tokens, and of the text tokens where the module projects them apart."""
     square = 2 * module.inner_dim * module.query_dim
@@ -63,5 +55,13 @@ def cost_of(module: Any, grid: Grid, text: int) -> Cost:
     return Cost(
         flops=projections + pooling + mixing,
         softmax_flops=projections + attention_flops((image + text) ** 2, width),
-        values=PEAK[module.pre_only or module.added_kv_proj_dim is not None] * width,
+        values=peak_widths(module) * width,
     )
+
+
+def peak_widths(module: Any) -> int:
+    """Numbers a token at the peak, in widths of the module. In half precision norms, rotary are float32."""
+    half = module.to_q.weight.element_size() < 4
+    if module.TEXT_FIRST:  # FLUX: q, k, v while one of them is rotated
+        return 10 if half else 7
+    return 6 if half and module.norm_q is not None else 5  # q, k, v, y and what comes out

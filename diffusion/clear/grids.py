@@ -19,7 +19,7 @@ def check_grid(grid: object, tokens: int) -> Grid:
     return grid[0], grid[1]
 
 
-@torch.compiler.disable
+@torch.compiler.disable(reason=f"ids are data: for a full graph pass {WHERE}, or use compile_repeated_blocks")
 def grid_of_ids(img_ids: Tensor | None, tokens: int) -> Grid:
     """The grid of ids (N, 3) or, as older pipelines give them, (B, N, 3); it need not start at (0, 0).
 

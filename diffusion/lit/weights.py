@@ -41,7 +41,7 @@ def start(module: nn.Module, options: LitOptions) -> None:
         like = module.to_v.weight
         width = module.to_v.in_features if options.conv_on == "x" else module.to_v.out_features
         module.conv = GridConv(width, options.kernel_size, device=like.device, dtype=like.dtype)
-        module.conv.train(module.training)
+        module.conv.train(module.training).requires_grad_(like.requires_grad)
         if options.conv_init == "zero":
             nn.init.zeros_(module.conv.weight)
             nn.init.zeros_(module.conv.bias)

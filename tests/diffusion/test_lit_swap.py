@@ -100,9 +100,9 @@ def test_the_convolution_adds_nothing_until_it_is_trained_unless_asked_for():
 
 
 def test_a_fresh_swap_follows_the_dtype_and_the_mode_of_the_model():
-    model = build("pixart_sigma").model.to(torch.bfloat16)
+    model = build("pixart_sigma").model.to(torch.bfloat16).requires_grad_(False)
     handle = linearize(model, "lit")
-    assert {p.dtype for p in handle.parameters().values()} == {torch.bfloat16}
+    assert {(p.dtype, p.requires_grad) for p in handle.parameters().values()} == {(torch.bfloat16, False)}
     assert not any(module.training for module in model.modules())
 
 

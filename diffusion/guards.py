@@ -79,18 +79,19 @@ class LinearizedModel:
 
 
 class LinearizedBlocks(nn.ModuleList):
-    """The blocks of a swapped UNet that ``ControlNetModel.from_unet`` copies."""
+    """A list of blocks with swapped attention; ControlNets and motion models are made by copying those."""
 
     def state_dict(self, *args: Any, **words: Any) -> Any:
         """As in torch, within the model's own.
 
-        Raises: ValueError when asked for alone: a softmax ControlNet would get linear weights.
+        Raises: ValueError when asked for alone: a softmax model would get linear weights.
         """
         if not args and words.get("destination") is None:
             raise ValueError(
-                "ControlNetModel.from_unet needs the blocks of a softmax UNet, these are linearized. Call it "
-                "inside `with handle.softmax():`, where handle is what linearize returned or "
-                "linzoo.diffusion.linearized(pipe)"
+                "the blocks of a linearized model must not be copied into a softmax one, as from_unet and "
+                "from_transformer do. Call them inside `with handle.softmax():`, where handle is what "
+                "linearize returned or linzoo.diffusion.linearized(pipe). All weights: state_dict() of the "
+                "whole model"
             )
         return super().state_dict(*args, **words)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .guards import LinearizedModel
+from .guards import LinearizedBlocks, LinearizedModel
 
 if TYPE_CHECKING:
     from .method import Method
@@ -121,6 +121,7 @@ def swap_model(model: nn.Module, method: Method, options: Any, init: str | None)
             finally:
                 record.added = tuple(name for name in names_of(module) if name not in before)
         model.__class__ = linearized_class(type(model), method.model_mixin(model))
+        guard_blocks(model)
         setattr(model, RECORD, swap)
         method.finish(model, options)
     except BaseException:
@@ -147,6 +148,9 @@ def undo(model: nn.Module, swap: Swap, method: Method) -> None:
         delattr(model, RECORD)
     drop_stale_forward(model)
     model.__class__ = swap.cls
+    for module in model.modules():
+        if type(module) is LinearizedBlocks:
+            module.__class__ = nn.ModuleList
     put_back(model, swap.others)
     for record in swap.modules.values():
         module, training = record.module, record.module.training
@@ -161,6 +165,13 @@ def undo(model: nn.Module, swap: Swap, method: Method) -> None:
         module.__class__ = record.cls
         module.__dict__.update(record.attributes)
         module.train(training)
+
+
+def guard_blocks(model: nn.Module) -> None:
+    """Lists of blocks with swapped attention refuse to be copied into a softmax model."""
+    for module in model.modules():
+        if type(module) is nn.ModuleList and any(isinstance(m, OwnProcessor) for m in module.modules()):
+            module.__class__ = LinearizedBlocks
 
 
 def drop_stale_forward(module: nn.Module) -> None:
@@ -195,6 +206,7 @@ def suspended(model: nn.Module, swap: Swap, method: Method) -> Iterator[None]:
                     original.to("cpu")
         put_back(model, others)
         model.__class__ = cls
+        guard_blocks(model)
         setattr(model, RECORD, swap)
         method.finish(model, swap.options)
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..guards import LinearizedBlocks
 from ..method import Cost, Grid, Method, make_options
 from .variants import published_for
 
@@ -90,12 +89,6 @@ class LinFusionMethod(Method):
         module.to_q_ = make_mlp(width(module), hidden, like)
         module.to_k_ = make_mlp(width(module), hidden, like)
         inherit(module) if init == "inherit" else randomise(module)
-
-    def finish(self, model: nn.Module, options: LinFusionOptions) -> None:
-        model.down_blocks.__class__ = LinearizedBlocks
-
-    def restore(self, model: nn.Module) -> None:
-        model.down_blocks.__class__ = nn.ModuleList
 
     def source(self, model: nn.Module) -> str:
         published = published_for(model)

@@ -146,28 +146,61 @@ def test_context_parallelism_is_refused_and_names_ours(kind):
         tiny.model.enable_parallelism(config=diffusers.ContextParallelConfig(ring_degree=2))
 
 
-def test_a_controlnet_made_from_a_swapped_unet_is_refused_unless_the_softmax_one_is_shown():
-    tiny, handle = swapped("sd")
-    words = dict(conditioning_embedding_out_channels=CONDITIONING)
-    with pytest.raises(ValueError, match=r"handle\.softmax\(\)"):
-        ControlNetModel.from_unet(tiny.model, **words)
-    ControlNetModel.from_unet(tiny.model, load_weights_from_unet=False, **words)  # reads the config alone
+def from_unet(model):
+    return ControlNetModel.from_unet(model, conditioning_embedding_out_channels=CONDITIONING)
+
+
+def from_flux(model):
+    return diffusers.FluxControlNetModel.from_transformer(
+        model, num_layers=1, num_single_layers=2, num_attention_heads=2, attention_head_dim=16
+    )
+
+
+def from_sd3(model):
+    return diffusers.SD3ControlNetModel.from_transformer(model, num_layers=1)
+
+
+def from_motion(model):
+    adapter = diffusers.MotionAdapter(block_out_channels=(32, 64), motion_layers_per_block=1)
+    return diffusers.UNetMotionModel.from_unet2d(model, adapter)
+
+
+@pytest.mark.parametrize(
+    "kind, make", [("sd", from_unet), ("sd", from_motion), ("flux", from_flux), ("sd3", from_sd3)]
+)
+def test_a_model_made_of_swapped_blocks_is_refused_unless_the_softmax_ones_are_shown(kind, make):
+    tiny, handle = swapped(kind)
     before = tiny.run()
+    with pytest.raises(ValueError, match=r"inside `with handle\.softmax\(\):`"):
+        make(tiny.model)
     with handle.softmax():
-        net = ControlNetModel.from_unet(tiny.model, **words)
-    want = ControlNetModel.from_unet(build("sd").model, **words)
-    for part in ("down_blocks", "mid_block"):
-        ours, theirs = getattr(net, part).state_dict(), getattr(want, part).state_dict()
-        assert list(ours) == list(theirs)
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        got = make(tiny.model).state_dict()
+    want = make(build(kind).model).state_dict()
+    assert list(got) == list(want)
+    same = [name for name in got if torch.equal(got[name], want[name])]
+    assert any(".to_q.weight" in name for name in same)
+    assert all(name in same for name in got if name in tiny.model.state_dict())  # all that is copied
     assert torch.equal(tiny.run(), before)
 
 
-@pytest.mark.parametrize("kind", ["flux", "sd3", "sd", "pixart_sigma"])
-def test_feed_forward_chunks_and_channels_last_leave_the_images(kind):
+def test_a_controlnet_of_the_shape_of_a_swapped_unet_may_be_made():
+    tiny, _ = swapped("sd")
+    words = dict(conditioning_embedding_out_channels=CONDITIONING, load_weights_from_unet=False)
+    ControlNetModel.from_unet(tiny.model, **words)  # reads the config alone
+
+
+@pytest.mark.parametrize("kind", ["sd", "sd3", "pixart_sigma"])
+def test_feed_forward_in_chunks_and_channels_last_leave_the_images(kind):
     tiny, _ = swapped(kind)
     before = tiny.run()
-    if hasattr(tiny.model, "enable_forward_chunking") and kind == "sd3":
-        tiny.model.enable_forward_chunking(chunk_size=2, dim=1)
+    for block in tiny.model.modules():
+        if hasattr(block, "set_chunk_feed_forward"):
+            block.set_chunk_feed_forward(2, 1)
     tiny.model.to(memory_format=torch.channels_last)
     assert torch.allclose(tiny.run(), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["sd", "flux", "sd3", "pixart_sigma"])
+def test_processors_keep_their_names(kind):
+    tiny, _ = swapped(kind)
+    assert list(tiny.model.attn_processors) == list(build(kind).model.attn_processors)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,32 +42,34 @@ def words_of_name(name: str) -> dict[str, Any]:
     match = NAME.fullmatch(name.removesuffix(".safetensors"))
     if match is None:
         return {}
-    radius, pooled = float(match["radius"]), None
-    if match["rows"]:
-        pooled = (int(match["rows"]), int(match["columns"]))
-    return {
+    radius = float(match["radius"])
+    words = {
         "radius": int(radius) if radius.is_integer() else radius,
         "down_factor": int(match["factor"] or 1),
-        "pooled_tokens": pooled,
     }
+    if match["rows"]:
+        words["pooled_tokens"] = (int(match["rows"]), int(match["columns"]))
+    return words
 
 
 def words_of_config(path: Path) -> dict[str, Any]:
-    """The options in a config.json that ``write_config`` wrote; none where there is no file.
+    """The options in a config.json of ours; none where there is no file, or one that names no method.
 
-    Raises: ValueError where the file is another one's.
+    Raises: ValueError where it is another method's.
     """
     if not path.is_file():
         return {}
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if config["method"] != METHOD:
-            raise KeyError(f"method is {config['method']!r}")
-        found = {field.name: config[field.name] for field in fields(ClearOptions) if field.name in config}
-        pooled = found.get("pooled_tokens")
-        return found | ({"pooled_tokens": tuple(pooled)} if pooled else {})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} must be the config.json of a saved clear swap: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"weights have a config.json that cannot be read, {path}: {error}") from error
+    if not isinstance(config, dict) or "method" not in config:
+        return {}
+    if config["method"] != METHOD:
+        raise ValueError(f"weights must be those of method='clear', {path} says {config['method']!r}")
+    found = {field.name: config[field.name] for field in fields(ClearOptions) if field.name in config}
+    pooled = found.pop("pooled_tokens", None)
+    return found | ({"pooled_tokens": tuple(pooled)} if pooled else {})
 
 
 def words_of_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def read_files(
         wanted: names and shapes of the trained tensors, without ``spatial_weight``.
     Raises: ValueError for files that contradict ``words``, one another, or the model.
     """
-    path = locate(source, [chosen_file(source, words)])
+    path = locate(source, candidates(source, words))
     tensors = from_official(read_tensors(path))
     config = words_of_config(path.with_name(CONFIG))
     named, shaped = words_of_name(path.name), words_of_tensors(tensors)
@@ -116,24 +118,31 @@ def read_files(
     return tensors, found
 
 
-def chosen_file(source: str | Path, words: Mapping[str, Any]) -> str:
-    """Of a folder its only file of this form, else the one of the options; hub: what its config says."""
+def candidates(source: str | Path, words: Mapping[str, Any]) -> list[str]:
+    """File names, best first: by the config beside them, the only one of this form, by the options."""
     own = {field.name for field in fields(ClearOptions)}
     options = ClearOptions(**{k: v for k, v in words.items() if k in own})
-    path = Path(source)
-    if path.is_dir():
-        folders = (path, path / SUBFOLDER)
-        names = {file.name for folder in folders for file in folder.glob("clear_local_*.safetensors")}
-        return names.pop() if len(names) == 1 else file_name(options)
-    if not path.exists() and source != HUB_ID:
-        return file_name(ClearOptions(**words_of_hub(str(source)) or asdict(options)))
-    if str(source) == HUB_ID and (options.radius, options.down_factor) not in PUBLISHED:
+    by_options = [file_name(options), file_name(replace(options, pooled_tokens=None))]
+    if str(source) == HUB_ID and not Path(source).exists():
+        check_published(options)
+        return by_options[1:]
+    if Path(source).is_dir():
+        folders = (Path(source), Path(source) / SUBFOLDER)
+        config = next(filter(None, (words_of_config(folder / CONFIG) for folder in folders)), {})
+        found = {file.name for folder in folders for file in folder.glob("clear_local_*.safetensors")}
+        only = list(found) if len(found) == 1 else []
+    else:
+        config, only = {} if Path(source).exists() else words_of_hub(str(source)), []
+    return [*([file_name(ClearOptions(**config))] if config else []), *only, *by_options]
+
+
+def check_published(options: ClearOptions) -> None:
+    if (options.radius, options.down_factor) not in PUBLISHED:
         known = ", ".join(f"radius={r}" + (f" down_factor={f}" if f > 1 else "") for r, f in PUBLISHED)
         raise ValueError(
             f"linearize: {HUB_ID} has no weights for radius={options.radius} "
             f"down_factor={options.down_factor}; it has {known}"
         )
-    return file_name(options)
 
 
 def words_of_hub(repo: str) -> dict[str, Any]:

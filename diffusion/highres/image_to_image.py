@@ -39,7 +39,13 @@ def image_to_image(pipe: Any) -> Any:
         ) from error
 
 
+def rounds_up(redraw: Any) -> bool:
+    """Whether part of a step counts as a step: in the flow pipelines (FLUX, SD3) it does, elsewhere not."""
+    return hasattr(redraw, "transformer") and not isinstance(redraw, PixArtImageToImage)
+
+
 def like(new: Any, pipe: Any) -> Any:
+    """``new``, with the progress bar of ``pipe``."""
     new.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
     return new
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from .climb import Keeping, Kept, OnRungEnd, Step, climb
-from .image_to_image import call_words, image_to_image, text_to_image
+from .image_to_image import call_words, image_to_image, like, rounds_up, text_to_image
 from .pictures import resized
 from .planned import picture_of_call
 from .positions import check_positions, positions
-from .request import fresh_generator, request_of
+from .request import fresh_generator, request_of, what
 from .sizes import check_strengths, ladder_steps, usual_strengths
 from .tiling import check_tile, tiled
 
@@ -86,7 +86,7 @@ def ladder(
             raise ValueError("strengths must be given with image, one a rung, got None")
         strengths = usual_strengths(pipe, height, width, factor)
     steps = ladder_steps(pipe, height, width, strengths, factor, image)
-    check_strengths(strengths, num_inference_steps)
+    check_strengths(strengths, num_inference_steps, rounds_up(redraw))
     check_tile(pipe.vae, tile, max(steps[-1].height, steps[-1].width))
     check_positions(pipe, ntk_factor, proportional_attention)
     words = words if prompt is None else {"prompt": prompt, **words}
@@ -104,7 +104,11 @@ def ladder(
         generator=fresh_generator() if generator is None and store is not None else generator,
     )
     drawing.check_words()
-    settings = {"rung_words": drawing.rung_words, "steps": num_inference_steps, "stretch": drawing.stretch}
+    settings = {
+        "rung_words": what(rung_words or {}),
+        "steps": num_inference_steps,
+        "stretch": drawing.stretch,
+    }
     request = request_of(pipe, words, generator, image=image, tile=tile, **settings)
     keeping = Keeping(store, resume, output, callback_on_rung_end)
     return climb(pipe, steps, drawing.draw, drawing.generator, keeping, request)
@@ -158,5 +162,6 @@ class Drawing:
     def picture(self, call: Any, words: Mapping[str, Any], step: Step, place: Path | None) -> Any:
         words = {"height": step.height, "width": step.width, "num_inference_steps": self.steps, **words}
         words = {"use_resolution_binning": False, "generator": self.generator, **words}
+        like(call, self.pipe)  # its progress bar too
         taken = {name: value for name, value in words.items() if name in call_words(call)}
         return picture_of_call(self.pipe, call, taken, (step.height, step.width), self.memory, place)

@@ -18,16 +18,22 @@ def request_of(pipe: Any, words: Mapping[str, Any], generator: Any, **settings: 
     from ..linearize import linearized
 
     handle = linearized(pipe)
-    model = denoiser(pipe)
+    model, schedule = denoiser(pipe), pipe.scheduler.config
     return {
         "pipeline": f"{type(pipe).__name__} {pipe.config.get('_name_or_path')}",
         "method": None if handle is None else (handle.method.name, handle.options),
         "dtype": str(model.dtype),
-        "scheduler": (type(pipe.scheduler).__name__, dict(pipe.scheduler.config)),
+        "scheduler": type(pipe.scheduler).__name__,
         "generator": [g.get_state() for g in list_of(generator)],
+        **{f"scheduler {name}": value for name, value in schedule.items() if not name.startswith("_")},
         **settings,
-        **{name: value for name, value in words.items() if name not in HOW},
+        **what(words),
     }
+
+
+def what(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a call that change the picture."""
+    return {name: value for name, value in words.items() if name not in HOW}
 
 
 def fresh_generator() -> torch.Generator:

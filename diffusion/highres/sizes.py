@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,10 +85,11 @@ def ladder_steps(
 def doubled_sizes(pipe: Any, height: int, width: int) -> list[tuple[int, int]]:
     """From the model's own long side by doublings to at least ``height`` x ``width``, at their aspect.
 
-    The first size is rounded to whole latent positions. A size within the model's own is the only one.
+    The first is rounded to multiples of 8 pixels, as the pipelines ask. A size within the model's own is the
+    only one.
     """
     check_given(height, width)
-    native, factor = native_side(pipe), pipe.vae_scale_factor
+    native, factor = native_side(pipe), math.lcm(8, pipe.vae_scale_factor)
     rungs = doublings(max(height, width), native)
     if rungs == 0:
         return [(height, width)]

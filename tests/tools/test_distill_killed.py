@@ -1,0 +1,82 @@
+"""A distillation that is killed and taken up again is the one that was never disturbed: bit for bit."""
+
+import multiprocessing
+import random
+import time
+
+import pytest
+import torch
+
+from linzoo.cli import main
+
+from .distill_teachers import save_digits_teacher
+
+pytest.importorskip("diffusers")
+pytest.importorskip("sklearn")
+
+
+def words(text):
+    return text.split()
+
+
+LINE = words(
+    "distill --method lit --dataset digits -b 8 --grad-accum-steps 2 --lr 3e-3 --warmup-steps 5 "
+    "--clip-grad 1 --ema-decay 0.9 --max-steps 24 --log-interval 1 --save-interval 3 --samples 0 --device cpu"
+)
+
+
+PRELOAD = [
+    "torch", "accelerate", "sklearn.datasets", "sklearn.model_selection", "diffusers.optimization",
+    "diffusers.models.transformers.dit_transformer_2d", "diffusers.schedulers.scheduling_ddpm",
+    "linzoo.tools.distillation.session", "linzoo.diffusion.lit",
+]  # fmt: skip
+
+
+def start(context, teacher, folder):
+    places = ["--teacher", str(teacher), "--output", str(folder.parent), "--experiment", folder.name]
+    process = context.Process(target=main, args=([*LINE, *places, "--resume", "auto"],))
+    process.start()
+    return process
+
+
+def steps_written(folder):
+    file = folder / "steps.csv"
+    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
+
+
+def kill_after(process, folder, step, delay):
+    """SIGKILL ``delay`` seconds after the run has written down ``step``; returns how far it was."""
+    while steps_written(folder) < step:
+        assert process.is_alive(), "ended before it could be killed"
+        time.sleep(0.002)
+    time.sleep(delay)
+    process.kill()
+    process.join()
+    assert process.exitcode == -9
+    return steps_written(folder)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twice_makes_the_same_losses_and_weights(tmp_path):
+    teacher = save_digits_teacher(tmp_path / "teacher", layers=1)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed = start(context, teacher, whole)
+    undisturbed.join()
+    assert undisturbed.exitcode == 0 and steps_written(whole) == 24
+    chance = random.Random()
+    reached = []
+    for moment in sorted(chance.sample(range(2, 20), 2)):
+        process = start(context, teacher, killed)
+        reached.append(kill_after(process, killed, moment, chance.uniform(0, 0.05)))
+    last = start(context, teacher, killed)
+    last.join()
+    assert last.exitcode == 0
+    assert (killed / "steps.csv").read_text() == (whole / "steps.csv").read_text(), f"killed at {reached}"
+    one, other = (torch.load(place / "last.pth.tar", weights_only=True) for place in (whole, killed))
+    for part in ("state_dict", "state_dict_ema"):
+        differ = [key for key, value in one[part].items() if not torch.equal(value, other[part][key])]
+        assert not differ, f"{part}, killed at {reached}: {differ}"
+    assert one["step"] == other["step"] == 24
+    assert sorted(f.name for f in whole.iterdir()) == sorted(f.name for f in killed.iterdir())

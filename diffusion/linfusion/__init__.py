@@ -54,6 +54,7 @@ class LinFusionMethod(Method):
     def options(self, model: nn.Module, words: Mapping[str, Any]) -> LinFusionOptions:
         options = make_options(LinFusionOptions, self.name, words)
         if isinstance(options.projection_mid_dim, Mapping):
+            check_table(options.projection_mid_dim, self.targets(model))
             return options
         value = options.projection_mid_dim
         if value == AUTO:
@@ -88,6 +89,8 @@ class LinFusionMethod(Method):
         hidden, like = options.projection_mid_dim[name], module.to_q.weight
         module.to_q_ = make_mlp(width(module), hidden, like)
         module.to_k_ = make_mlp(width(module), hidden, like)
+        for mlp in (module.to_q_, module.to_k_):
+            mlp.requires_grad_(like.requires_grad)
         inherit(module) if init == "inherit" else randomise(module)
 
     def source(self, model: nn.Module) -> str:
@@ -146,6 +149,17 @@ class LinFusionMethod(Method):
             flops=projections + 2 * n * c * 2 * hidden + mixing,
             softmax_flops=projections + 2 * 2 * n * n * c,
             values=PEAK_TENSORS * c + max((m[0].out_features for m in mlps), default=0),
+        )
+
+
+def check_table(table: Mapping[str, Any], targets: Mapping[str, nn.Module]) -> None:
+    """Raises: ValueError when a table of widths lacks a module or names another."""
+    odd = [name for name in targets if name not in table] or [name for name in table if name not in targets]
+    if odd:
+        what = "has no entry for" if odd[0] in targets else "names"
+        raise ValueError(
+            f"linearize: projection_mid_dim must have an entry for each of the {len(targets)} swapped "
+            f"modules and no other, it {what} {odd[0]}"
         )
 
 

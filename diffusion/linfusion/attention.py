@@ -31,7 +31,12 @@ class LinFusionAttnProcessor:
         temb: Tensor | None = None,
         scale: float = 1.0,
     ) -> Tensor:
-        """(B, N, C) -> (B, N, C). A context, a mask and ``temb`` have no part in it, as upstream."""
+        """(B, N, C) -> (B, N, C). A mask and ``temb`` have no part in it, as in the authors' code.
+
+        Raises: ValueError for a context, which a self-attention has not.
+        """
+        if encoder_hidden_states is not None:
+            raise ValueError("encoder_hidden_states must be None for a swapped self-attention, got a context")
         q, k, v = self.project(attn, hidden_states)
         state = attn.merge_state(lin_reduce(k, v, feature="elu1", norm="sum"))
         return self.leave(attn, lin_readout(q, state, feature="elu1", norm="sum", eps=EPS, eps_on="mean"))

@@ -56,6 +56,15 @@ def test_without_mlps_inheriting_halves_the_projections_because_x_enters_twice(u
     torch.testing.assert_close(predict(unet), predict(other))
 
 
+def test_the_mlps_of_a_frozen_model_are_frozen_and_a_context_is_refused(unet):
+    unet.requires_grad_(False)
+    handle = linearize(unet, "linfusion")
+    assert not any(p.requires_grad for p in handle.parameters().values())
+    attention = next(iter(handle.modules.values()))
+    with pytest.raises(ValueError, match="encoder_hidden_states must be None"):
+        attention(torch.zeros(1, 4, 16), torch.zeros(1, 3, 16))
+
+
 def test_random_projections_are_not_the_softmax_models(unet):
     before = {n: p.clone() for n, p in unet.named_parameters()}
     handle = linearize(unet, "linfusion", init="random")
@@ -176,6 +185,7 @@ def test_files_of_another_unet_are_refused(unet, tmp_path):
         ({"init": "zero"}, ValueError, r"init must be one of \('inherit', 'random'\), got 'zero'"),
         ({"projection_mid_dims": 3}, ValueError, "did you mean 'projection_mid_dim'"),
         ({"projection_mid_dim": 0}, ValueError, "positive number, got 0"),
+        ({"projection_mid_dim": {}}, ValueError, "has no entry for down_blocks.0"),
         ({"projection_mid_dim": True}, ValueError, "got True"),
         ({"weights": "no/such/file.safetensors"}, ValueError, "none that exists"),
         ({"weights": 3}, TypeError, "weights must be a path"),

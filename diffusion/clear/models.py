@@ -97,6 +97,15 @@ class ClearSD3(ClearLatent):
 
 
 class ClearDiT(ClearLatent):
+    def grid_of(self, hidden_states: Tensor) -> Grid:
+        rows, columns = super().grid_of(hidden_states)
+        if rows != columns:  # a rectangle with a square number of tokens would come out as another picture
+            raise ValueError(
+                "hidden_states must be a square latent: diffusers' DiT puts its output together as one, got "
+                f"{tuple(hidden_states.shape[-2:])}"
+            )
+        return rows, columns
+
     def forward(
         self,
         hidden_states: Tensor,

@@ -127,6 +127,13 @@ def test_a_call_that_cannot_be_right_is_refused(name):
         out_of(model, call_of("flux", (4, 6), **changes))
 
 
+def test_a_rectangle_that_dit_would_put_together_as_a_square_is_refused():
+    model = model_of("dit")
+    linearize(model, "clear", radius=2)
+    with pytest.raises(ValueError, match=r"must be a square latent.*got \(8, 18\)"):
+        out_of(model, call_of("dit", (4, 9)))
+
+
 def test_an_attention_called_alone_needs_its_grid():
     handle = linearize(model_of("dit"), "clear", radius=2)
     attention, x = handle.modules["transformer_blocks.0.attn1"], normal(1, 12, 32)

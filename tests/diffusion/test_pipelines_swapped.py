@@ -5,7 +5,9 @@ import torch
 
 pytest.importorskip("diffusers")
 
+import diffusers
 from diffusers import (
+    FluxControlNetPipeline,
     FluxImg2ImgPipeline,
     FluxInpaintPipeline,
     StableDiffusion3Img2ImgPipeline,
@@ -18,7 +20,7 @@ from diffusers import (
 
 from linzoo.diffusion import linearize, unlinearize
 
-from .pipelines import HEIGHT, WIDTH, build, controlnet, embeds, picture
+from .pipelines import HEIGHT, WIDTH, build, controlnet, embeds, flux_controlnet, picture, quiet
 from .slow_forms import DitClearForm, FluxClearForm, LinFusionForm, LitForm, Sd3ClearForm, disturb, install
 
 RADIUS = 3
@@ -156,13 +158,57 @@ def cast(value, dtype):
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
-def test_a_controlnet_guides_a_swapped_unet():
-    tiny, handle = swapped("sd")
-    net = controlnet(build("sd").model)
-    words = dict(parts={"controlnet": net}, image=picture())
-    got = tiny.variant(StableDiffusionControlNetPipeline, **words).run()
-    assert_close(got, slow("sd", handle).variant(StableDiffusionControlNetPipeline, **words).run())
+@pytest.mark.parametrize(
+    "name, pipeline, make, words",
+    [
+        ("sd", StableDiffusionControlNetPipeline, controlnet, lambda: dict(image=picture())),
+        ("flux", FluxControlNetPipeline, flux_controlnet, lambda: dict(control_image=picture())),
+    ],
+)
+def test_a_controlnet_guides_a_swapped_model(name, pipeline, make, words):
+    tiny, handle = swapped(name)
+    guide = dict(parts={"controlnet": make(build(name).model)}, **words())
+    got = tiny.variant(pipeline, **guide).run()
+    assert_close(got, slow(name, handle).variant(pipeline, **guide).run())
     assert (got - tiny.run()).abs().max() > 1e-3  # it has a say
+
+
+@pytest.mark.parametrize(
+    "name, blocks", [("flux", "FluxAutoBlocks"), ("sdxl", "StableDiffusionXLAutoBlocks")]
+)
+def test_a_modular_pipeline_is_swapped_like_any_other(name, blocks):
+    kind, method, options, _ = SWAPS[name]
+    tiny = build(kind)
+    pipe = modular(tiny.pipe, blocks)
+    handle = linearize(pipe, method, **options)
+    disturb(handle)
+    assert handle.model is tiny.model
+    got, want = (
+        torch.as_tensor(p(**tiny.inputs, generator=torch.Generator().manual_seed(5), output="images"))
+        for p in (pipe, modular(slow(name, handle).pipe, blocks))
+    )
+    assert_close(got, want)
+    unlinearize(pipe)
+    assert torch.equal(tiny.run(), build(kind).run())
+
+
+def modular(pipe, blocks: str):
+    """The denoising and decoding blocks around the parts of ``pipe``."""
+    blocks = getattr(diffusers.modular_pipelines, blocks)()
+    for name in set(blocks.sub_blocks) - {"denoise", "decode"}:
+        blocks.sub_blocks.pop(name)
+    new = blocks.init_pipeline()
+    parts = {name: part for name, part in pipe.components.items() if name in new.components}
+    new.update_components(**{name: part for name, part in parts.items() if part is not None})
+    return quiet(new)
+
+
+def test_flux_without_guidance_embedding_is_swapped_too():
+    tiny = build("flux", guidance_embeds=False)  # schnell
+    disturb(handle := linearize(tiny.pipe, "clear", radius=RADIUS))
+    twin = build("flux", guidance_embeds=False)
+    install(twin.model, handle, flux_clear)
+    assert_close(tiny.run(), twin.run())
 
 
 @pytest.mark.parametrize("name", SWAPS)

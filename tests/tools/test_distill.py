@@ -248,3 +248,11 @@ def test_a_copy_of_a_shared_student_leaves_the_teacher_alone(teachers):
         for parameter in owned.values():
             parameter.zero_()
     assert same(state(teacher), state(before))
+
+
+def test_a_teacher_that_comes_with_linzoo_is_found_by_its_bare_name(tmp_path, teachers, monkeypatch):
+    from linzoo.tools.distillation import teacher
+
+    monkeypatch.setattr(teacher, "SHIPPED", teachers("digits").parent)
+    run = start(tmp_path, *DIGITS, "--teacher", teachers("digits").name, "--max-steps", "1")
+    assert same(state(run.teacher), state(read_dit(teachers("digits"))))

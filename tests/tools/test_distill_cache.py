@@ -11,7 +11,7 @@ from PIL import Image
 from linzoo.tools.distillation import cache as cache_module
 from linzoo.tools.distillation.pictures import list_entries, read_picture
 
-from .distill_runs import CAPTIONS, last, one_thread, pictures, start, teachers
+from .distill_runs import CAPTIONS, last, one_thread, pictures, start, teachers, words
 from .distill_teachers import make_pictures
 
 pytest.importorskip("diffusers")
@@ -206,6 +206,26 @@ def test_data_that_is_not_whole_is_refused_by_name(tmp_path, spoil, error, messa
     spoil(data)
     with pytest.raises(error, match=message):
         list_entries("captions", data)
+
+
+def test_a_bare_model_takes_its_vae_from_elsewhere(tmp_path, teachers):
+    data = make_pictures(tmp_path / "data", count=4, form="classes")
+    root = teachers("dit")
+    line = words(
+        "--dataset classes --method lit -b 2 --max-steps 1 --device cpu --samples 2 --sample-steps 1"
+    )
+    line += ["--data-dir", str(data), "--cache", str(tmp_path / "cache"), "--log-interval", "1", "--hflip"]
+    whole = start(tmp_path, *line, "--teacher", str(root), name="whole")
+    assert whole.samples.read(3).conditions["labels"] == 1 and whole.vae is not None
+    bare = [*line, "--teacher", str(root / "transformer")]
+    with pytest.raises(ValueError, match=r"--vae must be given for --dataset classes: the teacher has none"):
+        start(tmp_path, *bare, name="none")
+    with pytest.raises(ValueError, match=r"--vae cannot be used with --teacher .*, which has its own"):
+        start(tmp_path, *line, "--teacher", str(root), "--vae", str(root / "vae"), name="two")
+    with pytest.raises(ValueError, match=r"--vae .*scheduler cannot be loaded: "):
+        start(tmp_path, *bare, "--vae", str(root / "scheduler"), name="wrong")
+    run = start(tmp_path, *bare, "--vae", str(root / "vae"), name="bare")
+    assert run.history == whole.history and (run.folder / "samples" / "step-1.png").is_file()
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,12 @@ def sample(
     was_training = model.training
     model.eval()
     for time in sampler.timesteps:
-        times = time.to(device).expand(rows)
-        prediction = denoiser.predict(model, latents, times, conditions)[:, : shape[0]]
+        call = partial(denoiser.predict, model, latents, time.to(device).expand(rows))
+        prediction = call(conditions)
         if other is not None:
-            without = denoiser.predict(model, latents, times, other)[:, : shape[0]]
+            without = call(other)
             prediction = without + guidance * (prediction - without)
-        latents = sampler.step(prediction.float(), time, latents).prev_sample
+        latents = sampler.step(prediction[:, : shape[0]].float(), time, latents).prev_sample
     model.train(was_training)
     return latents
 

@@ -177,6 +177,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     if state is not None:
         checkpoint.check_same_run(state, path, args, plan.pictures)
     run = assemble(args, accelerator, log, folder, teacher, student, made, samples, plan)
+    add_optimizer(run)
     if run.primary:
         check_writable(folder, "--output")
         text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
@@ -207,7 +208,7 @@ def assemble(
     samples: Any,
     plan: Plan,
 ) -> Run:
-    """Student beside teacher, on the device; optimizer, schedule, average."""
+    """Student beside teacher, on the device."""
     train_only(student.model, trained_names(student.model, args.train))
     place(args, accelerator.device, teacher.model, student.model)
     trained = {name: p for name, p in student.model.named_parameters() if p.requires_grad}
@@ -230,14 +231,19 @@ def assemble(
         plan=plan,
         vae=getattr(teacher.pipe, "vae", None),
     )
-    teacher.pipe = None
-    if args.grad_checkpointing:
-        student.model.enable_gradient_checkpointing()
-    run.ema = make_ema(args, student.model)
-    optimizer = make_optimizer(args, trained.values())
-    run.schedule = make_schedule(args, optimizer)
-    run.net, run.optimizer = accelerator.prepare(student.model, optimizer)
+    teacher.pipe = None  # its text encoders are not needed any more
     return run
+
+
+def add_optimizer(run: Run) -> None:
+    """Average, optimizer, schedule; the student as accelerate wraps it."""
+    args = run.args
+    if args.grad_checkpointing:
+        run.student.enable_gradient_checkpointing()
+    run.ema = make_ema(args, run.student)
+    optimizer = make_optimizer(args, run.trained.values())
+    run.schedule = make_schedule(args, optimizer)
+    run.net, run.optimizer = run.accelerator.prepare(run.student, optimizer)
 
 
 def make_objective(

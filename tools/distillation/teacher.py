@@ -18,7 +18,7 @@ PARTS = ("transformer", "unet")
 HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PLAIN = {"num_train_timesteps": 1000, "beta_schedule": "linear", "clip_sample": False}  # DiT's
 SCHEDULER = "scheduler_config.json"
-SHIPPED = "tools/weights/"  # teachers that come with linzoo, wherever it is installed
+SHIPPED = Path(__file__).parents[1] / "weights"  # teachers that come with linzoo, by a bare name
 LOADING = (OSError, ValueError, KeyError, AttributeError, RuntimeError)  # what diffusers raises
 
 
@@ -69,8 +69,8 @@ def read_teacher(args: argparse.Namespace, dtype: torch.dtype) -> Teacher:
     import diffusers
 
     folder = Path(args.teacher).expanduser()
-    if not folder.is_dir() and args.teacher.startswith(SHIPPED):
-        folder = Path(__file__).parents[2] / args.teacher
+    if not folder.is_dir() and (SHIPPED / args.teacher / "config.json").is_file():
+        folder = SHIPPED / args.teacher
     if not folder.is_dir() and (folder.is_absolute() or args.teacher.startswith(".") or folder.exists()):
         raise FileNotFoundError(f"--teacher must be a hub id or a folder, {folder} is no folder")
     try:

@@ -147,6 +147,7 @@ def test_mixed_precision_keeps_what_trains_in_float32_and_nothing_else(runs):
     assert run.history[0]["loss"] == pytest.approx(plain.history[0]["loss"], rel=0.03)
     assert run.history[0]["loss"] != plain.history[0]["loss"]
     assert {v.dtype for v in last(run.folder)["state_dict"].values()} == {torch.float32}
+    assert "forward" not in run.student.__dict__  # accelerate's own is gone: unlinearize would meet it
 
 
 def test_pictures_are_cut_as_the_recipes_say(tmp_path):

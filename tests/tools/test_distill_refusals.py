@@ -1,5 +1,7 @@
 """What ``linzoo distill`` refuses, and how it ends when something goes wrong: one line says what."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -212,6 +214,21 @@ def test_an_interrupted_run_says_where_it_goes_on(tmp_path, capsys, teachers, mo
     lines = capsys.readouterr().err
     assert f"Stopped; the last good checkpoint is {tmp_path / 'run' / 'last.pth.tar'}" in lines
     assert lines.strip().endswith("linzoo distill: interrupted")
+
+
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
+def test_processes_that_split_the_weights_are_refused(kind):
+    from accelerate.utils import DistributedType
+
+    from linzoo.tools.distill import parse
+    from linzoo.tools.distillation.session import unfit
+
+    accelerator = SimpleNamespace(device=torch.device("cpu"), distributed_type=DistributedType[kind])
+    assert unfit(parse([]), accelerator) == (
+        f"accelerate's distributed_type must be plain data parallelism, got {kind}"
+    )
+    accelerator.distributed_type = DistributedType.MULTI_CPU
+    assert unfit(parse([]), accelerator) == ""
 
 
 def test_runs_of_different_precision_follow_each_other_in_one_process(tmp_path, teachers):

@@ -131,7 +131,8 @@ def check_same_run(state: Mapping[str, Any], path: Path, args: argparse.Namespac
     names = now.keys() - MAY_DIFFER
     if not args.sched.startswith("constant"):
         names.add("max_steps")
-    words = [f"{name} {then[name]} -> {now[name]}" for name in sorted(names) if then.get(name) != now[name]]
+    differ = [name for name in sorted(names) if name in then and then[name] != now[name]]
+    words = [f"{name} {then[name]} -> {now[name]}" for name in differ]
     if state["pictures"] != pictures:
         words.append(f"pictures an update {state['pictures']} -> {pictures}")
     if words:

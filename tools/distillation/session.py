@@ -95,6 +95,7 @@ def distill(args: argparse.Namespace) -> Run:
     try:
         run = prepare(args, accelerator, log)
         finish(run)
+        unwrap(run)
     finally:
         log.close()
         leave(accelerator)
@@ -113,6 +114,13 @@ def finish(run: Run) -> None:
     except KeyboardInterrupt:
         run.log.say(f"Stopped; {checkpoint.last_good(run)}")
         raise
+
+
+def unwrap(run: Run) -> None:
+    """The student as it was before accelerate gave it a ``forward`` of its own, for mixed precision."""
+    run.net = run.student
+    for name in ("forward", "_original_forward"):
+        run.student.__dict__.pop(name, None)
 
 
 def make_accelerator(args: argparse.Namespace) -> Any:

@@ -18,7 +18,7 @@ import torch
 from .climb import Keeping, Kept, OnRungEnd, Step, climb
 from .image_to_image import call_words, image_to_image, like, rounds_up, text_to_image
 from .pictures import resized
-from .planned import picture_of_call
+from .planned import check_plan, picture_of_call
 from .positions import check_positions, positions
 from .request import fresh_generator, request_of, what
 from .sizes import check_strengths, ladder_steps, usual_strengths
@@ -73,7 +73,7 @@ def ladder(
         ntk_factor: FLUX's rotary base is 10,000 times this during the rungs.
         proportional_attention: CLEAR's, during the rungs.
         tile: side in pixels of the VAE's tiles, for pictures larger than one; None: no tiling.
-        memory: "auto" or bytes: ``linzoo.diffusion.memory`` plans each picture to fit.
+        memory: "auto" or bytes: ``linzoo.diffusion.memory`` plans each picture to fit, its tiles too.
         store, resume: a folder that keeps each finished rung; a run that was stopped goes on after the last.
         output: .png, .tif or .tiff file of the last picture, written by strips.
         callback_on_rung_end: called with (pipe, number, PIL image) after each picture.
@@ -104,6 +104,7 @@ def ladder(
         generator=fresh_generator() if generator is None and store is not None else generator,
     )
     drawing.check_words()
+    check_plan(pipe, (steps[-1].height, steps[-1].width), memory, drawing.rung_words)
     settings = {
         "rung_words": what(rung_words or {}),
         "steps": num_inference_steps,
@@ -151,7 +152,7 @@ class Drawing:
 
     def draw(self, number: int, step: Step, below: Any, kept: Kept, place: Path | None) -> tuple[Any, Kept]:
         below = self.image if below is None else below
-        with tiled(self.pipe.vae, self.tile):
+        with tiled(self.pipe.vae, None if self.memory else self.tile):
             if below is None:
                 return self.picture(self.text, self.words, step, place), kept
             with positions(self.pipe, *self.stretch, self.rung_words) as extra:

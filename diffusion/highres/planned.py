@@ -33,6 +33,11 @@ def plan_for(pipe: Any, size: Size, memory: str | int | None, words: Mapping[str
     return plan(pipe, *size, memory=memory, **extra)
 
 
+def check_plan(pipe: Any, size: Size, memory: str | int | None, words: Mapping[str, Any]) -> None:
+    """Raises: MemoryPlanError, before a ladder's first picture, when its last of ``size`` will not fit."""
+    plan_for(pipe, size, memory, words)
+
+
 def picture_of_call(
     pipe: Any,
     call: Callable,
@@ -65,11 +70,12 @@ def picture_of_latents(pipe: Any, latents: Tensor, size: Size, plan: Any, place:
 
 @contextmanager
 def within(pipe: Any, plan: Any) -> Iterator[None]:
-    """The plan applied; where its decoder streams, the encoder goes by the same tiles. None: nothing is."""
+    """The plan applied; where its decoder goes by tiles, the encoder goes by the same. None: nothing is."""
     if plan is None:
         yield
         return
-    with plan.applied(pipe), tiled(pipe.vae, plan.tile if plan.streams else None):
+    by_tiles = {"vae_tiles", "vae_stream"} & set(plan.measures)
+    with plan.applied(pipe), tiled(pipe.vae, plan.tile if by_tiles else None):
         yield
 
 

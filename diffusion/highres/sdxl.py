@@ -126,7 +126,7 @@ def super_resolution(
 
 
 def climb_sdxl(drawing: Drawing, steps: Sequence[Step], generator: Any, keeping: Keeping) -> list[Any]:
-    drawing.check(max(max(step.height, step.width) for step in steps))
+    drawing.check((steps[-1].height, steps[-1].width))
     request = request_of(
         drawing.pipe,
         drawing.words,

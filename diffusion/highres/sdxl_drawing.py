@@ -15,7 +15,7 @@ from .conditioning import Conditioning, Size, check_sdxl
 from .image_to_image import text_to_image
 from .pictures import resized
 from .pieces import Statistics, statistics
-from .planned import picture_of_latents, plan_for, within
+from .planned import check_plan, picture_of_latents, plan_for, within
 from .schedule import check_scheduler
 from .sdxl_rung import OnStepEnd, Rung, RungOptions
 from .tiling import check_tile, tiled
@@ -45,17 +45,18 @@ class Drawing:
     generator: Any
     callback_on_step_end: Any
 
-    def check(self, largest: int) -> None:
-        """Raises: ValueError for a pipeline, scheduler, word or tile that the rungs cannot go with."""
+    def check(self, last: Size) -> None:
+        """Raises: ValueError for a pipeline, scheduler, word, tile or memory that a rung cannot go with."""
         check_sdxl(self.pipe, self.words)
         check_scheduler(self.pipe.scheduler)
-        check_tile(self.pipe.vae, self.tile, largest)
+        check_tile(self.pipe.vae, self.tile, max(last))
+        check_plan(self.pipe, last, self.memory, self.words)
 
     def draw(self, number: int, step: Step, below: Any, kept: Kept, place: Path | None) -> tuple[Any, Kept]:
         size, pipe = (step.height, step.width), self.pipe
         plan = plan_for(pipe, size, self.memory, self.words)
         with ExitStack() as stack:
-            stack.enter_context(tiled(pipe.vae, self.tile))
+            stack.enter_context(tiled(pipe.vae, None if self.memory else self.tile))
             stack.enter_context(within(pipe, plan))
             if step.strength is None:
                 latents = self.first(size)

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..method import Cost, Grid, Method, make_options
-from .options import METHOD as NAME
-from .options import ClearOptions
+from .options import NAME, ClearOptions
 
 if TYPE_CHECKING:
     from ..handle import LinearizedHandle

@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from ..weights import SUBFOLDER, check_names, locate, read_tensors
-from .options import METHOD, ClearOptions
+from .options import NAME, ClearOptions
 
 HUB_ID = "Huage001/CLEAR"
 CONFIG = "config.json"
 WEIGHT = "spatial_weight"
 PUBLISHED = ((8, 1), (16, 1), (32, 1), (8, 4), (16, 4))  # radius, down_factor
-NAME = re.compile(
+FILE_NAME = re.compile(
     r"clear_local_(?P<radius>\d+(?:\.\d+)?)(?:_down_(?P<factor>\d+))?(?:_pooled_(?P<rows>\d+)x(?P<columns>\d+))?"
 )
 
@@ -39,7 +39,7 @@ def file_name(options: ClearOptions) -> str:
 
 def words_of_name(name: str) -> dict[str, Any]:
     """The options that a file name tells; none where it has another form."""
-    match = NAME.fullmatch(name.removesuffix(".safetensors"))
+    match = FILE_NAME.fullmatch(name.removesuffix(".safetensors"))
     if match is None:
         return {}
     radius = float(match["radius"])
@@ -65,7 +65,7 @@ def words_of_config(path: Path) -> dict[str, Any]:
         raise ValueError(f"weights have a config.json that cannot be read, {path}: {error}") from error
     if not isinstance(config, dict) or "method" not in config:
         return {}
-    if config["method"] != METHOD:
+    if config["method"] != NAME:
         raise ValueError(f"weights must be those of method='clear', {path} says {config['method']!r}")
     found = {field.name: config[field.name] for field in fields(ClearOptions) if field.name in config}
     pooled = found.pop("pooled_tokens", None)
@@ -188,5 +188,5 @@ def write_files(options: ClearOptions, tensors: Mapping[str, Tensor], folder: Pa
 
     state = {name: tensor.cpu().contiguous() for name, tensor in to_official(tensors).items()}
     save_file(state, folder / file_name(options), metadata={"format": "pt"})
-    config = {"method": METHOD, **asdict(options)}
+    config = {"method": NAME, **asdict(options)}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

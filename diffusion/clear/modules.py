@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..swap import OwnProcessor
 from .attention import Grid, clear_attention, score_scale
-from .options import METHOD, ClearOptions
+from .options import NAME, ClearOptions
 from .processors import FluxClearProcessor, JointClearProcessor
 
 FLUX_TEXT_TOKENS = 512  # the published proportional scale starts from these and the image tokens at 1024 px
@@ -21,7 +21,7 @@ class ClearAttention(OwnProcessor):
     Besides the attributes below it has ``spatial_weight`` (1, 1, 1, f, 1, f, 1) with ``down_factor`` f > 1.
     """
 
-    METHOD = METHOD
+    METHOD = NAME
     TEXT_FIRST: ClassVar[bool]
     TRAINED_IMAGE_TOKENS: ClassVar[int]  # of the size that the model was trained for
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-METHOD = "clear"
+NAME = "clear"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

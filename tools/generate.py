@@ -197,6 +197,8 @@ def draw(
     if args.ladder == "linfusion":
         return highres.sdxl_ladder(pipe, args.prompt, **words)
     if args.ladder == "clear":
+        if args.guidance_scale is not None:
+            words["rung_words"] = {"guidance_scale": args.guidance_scale}
         return highres.clear_ladder(pipe, args.prompt, **words)
     return highres.ladder(pipe, args.prompt, **(words if args.ladder else words | {"strengths": ()}))
 

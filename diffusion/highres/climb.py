@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .pictures import save_picture
 from .store import Finished, Store
+from .writers import check_suffix
 
 Kept = dict[str, Tensor]  # what later rungs need beside the picture
 OnRungEnd = Callable[[Any, int, Any], object]  # pipeline, number, PIL image
@@ -43,6 +45,12 @@ class Keeping:
     resume: bool = True
     output: str | os.PathLike | None = None
     callback_on_rung_end: OnRungEnd | None = None
+
+    def __post_init__(self) -> None:
+        if self.output is not None:
+            check_suffix(self.output, "output")
+            Path(self.output).parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=Path(self.output).parent).close()  # OSError now, not after hours
 
 
 # number, step, the picture below (None: there is none), kept, file to stream to or None -> picture, kept

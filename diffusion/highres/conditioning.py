@@ -131,5 +131,3 @@ def check_sdxl(pipe: Any, words: dict[str, Any]) -> None:
         if name not in WORDS:
             why = "a rung does not take it" if name in call else "the pipeline has no such word"
             raise ValueError(f"words must be {', '.join(WORDS)}, got {name}: {why}")
-    if isinstance(words.get("prompt"), (list, tuple)) and len(words["prompt"]) != 1:
-        raise ValueError(f"prompt must be one prompt, got {len(words['prompt'])}; call once for each")

@@ -20,7 +20,7 @@ from .image_to_image import call_words, image_to_image, like, rounds_up, text_to
 from .pictures import resized
 from .planned import check_plan, picture_of_call
 from .positions import check_positions, positions
-from .request import fresh_generator, request_of, what
+from .request import check_one_picture, fresh_generator, request_of, what
 from .sizes import check_strengths, ladder_steps, usual_strengths
 from .tiling import check_tile, tiled
 
@@ -80,6 +80,8 @@ def ladder(
         words: of the pipeline's call (``guidance_scale``, ``negative_prompt``, ``prompt_embeds``, ...).
     Raises: ValueError, before anything is drawn, for sizes, strengths or words that do not go together.
     """
+    words = words if prompt is None else {"prompt": prompt, **words}
+    check_one_picture(words, image)
     redraw, text = image_to_image(pipe), text_to_image(pipe)
     if strengths is None:
         if image is not None:
@@ -89,7 +91,6 @@ def ladder(
     check_strengths(strengths, num_inference_steps, rounds_up(redraw))
     check_tile(pipe.vae, tile, max(steps[-1].height, steps[-1].width))
     check_positions(pipe, ntk_factor, proportional_attention)
-    words = words if prompt is None else {"prompt": prompt, **words}
     drawing = Drawing(
         pipe=pipe,
         text=text,
@@ -165,4 +166,6 @@ class Drawing:
         words = {"use_resolution_binning": False, "generator": self.generator, **words}
         like(call, self.pipe)  # its progress bar too
         taken = {name: value for name, value in words.items() if name in call_words(call)}
-        return picture_of_call(self.pipe, call, taken, (step.height, step.width), self.memory, place)
+        picture = picture_of_call(self.pipe, call, taken, (step.height, step.width), self.memory, place)
+        self.pipe.maybe_free_model_hooks()  # offloading is this pipeline's, not that of its other forms
+        return picture

@@ -31,6 +31,17 @@ def request_of(pipe: Any, words: Mapping[str, Any], generator: Any, **settings: 
     }
 
 
+def check_one_picture(words: Mapping[str, Any], image: Any) -> None:
+    """Raises: ValueError for words that ask for several pictures; TypeError for an image not of PIL."""
+    prompt, embeds = words.get("prompt"), words.get("prompt_embeds")
+    if isinstance(prompt, (list, tuple)) and len(prompt) != 1:
+        raise ValueError(f"prompt must be one prompt, got {len(prompt)}; call once for each")
+    if embeds is not None and embeds.shape[0] != 1:
+        raise ValueError(f"prompt_embeds must be of one prompt, got {embeds.shape[0]}; call once for each")
+    if image is not None and not hasattr(image, "convert"):
+        raise TypeError(f"image must be a PIL image, got {type(image).__name__}")
+
+
 def what(words: Mapping[str, Any]) -> dict[str, Any]:
     """The words of a call that change the picture."""
     return {name: value for name, value in words.items() if name not in HOW}

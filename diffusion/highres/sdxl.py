@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .climb import Keeping, OnRungEnd, Step, climb
-from .request import fresh_generator, request_of
+from .request import check_one_picture, fresh_generator, request_of
 from .sdxl_drawing import Drawing
 from .sdxl_rung import RungOptions
 from .sizes import check_strengths, doubled_sizes, falling_strengths, ladder_steps, native_side
@@ -107,6 +107,7 @@ def super_resolution(
             8192 x 16384 by 0.32, 0.24, 0.16, 0.08 with a guidance scale of 7.5.
     The other arguments are those of ``sdxl_ladder``.
     """
+    check_one_picture(words, image)
     steps = ladder_steps(pipe, None, None, strengths, factor, image)
     check_strengths(strengths, num_inference_steps, rounds_up=True)
     native = native_side(pipe)

@@ -16,6 +16,7 @@ from .image_to_image import text_to_image
 from .pictures import resized
 from .pieces import Statistics, statistics
 from .planned import check_plan, picture_of_latents, plan_for, within
+from .request import check_one_picture
 from .schedule import check_scheduler
 from .sdxl_rung import OnStepEnd, Rung, RungOptions
 from .tiling import check_tile, tiled
@@ -48,6 +49,7 @@ class Drawing:
     def check(self, last: Size) -> None:
         """Raises: ValueError for a pipeline, scheduler, word, tile or memory that a rung cannot go with."""
         check_sdxl(self.pipe, self.words)
+        check_one_picture(self.words, None)
         check_scheduler(self.pipe.scheduler)
         check_tile(self.pipe.vae, self.tile, max(last))
         check_plan(self.pipe, last, self.memory, self.words)
@@ -64,7 +66,7 @@ class Drawing:
             else:
                 latents = self.rung(number, step, self.image if below is None else below, kept)
             picture = picture_of_latents(pipe, latents, size, plan, place)
-            pipe.maybe_free_model_hooks()
+        pipe.maybe_free_model_hooks()
         return picture, kept
 
     def first(self, size: Size) -> Tensor:

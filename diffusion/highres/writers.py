@@ -159,10 +159,15 @@ def open_writer(path: str | os.PathLike, height: int, width: int) -> StripWriter
 
     Raises: ValueError for another suffix or a size below 1; OSError when the folder cannot be written to.
     """
+    return WRITERS[check_suffix(path, "path")](path, height, width)
+
+
+def check_suffix(path: str | os.PathLike, name: str) -> str:
+    """The suffix. Raises: ValueError when it is not that of a file we write."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITERS:
-        raise ValueError(f"path must end in {', '.join(WRITERS)}, got {str(path)!r}")
-    return WRITERS[suffix](path, height, width)
+        raise ValueError(f"{name} must end in {', '.join(WRITERS)}, got {str(path)!r}")
+    return suffix
 
 
 def _filtered(rows: np.ndarray, above: np.ndarray) -> bytes:

@@ -233,6 +233,9 @@ REFUSED = [
     ("sd3", {"height": 256, "width": 64, "strengths": ()}, "must be at most 128, the end of this"),
     ("sd", {"image": photograph(), "height": 33, "width": 48, "strengths": (0.5,)}, "must be 32 x 48, image"),
     ("sd", {"image": photograph()}, "strengths must be given with image"),
+    ("sd", {"height": 32, "width": 48, "prompt_embeds": torch.zeros(2, 9, 32)}, "of one prompt, got 2"),
+    ("sd", {"height": 32, "width": 48, "output": "a.jpg"}, "output must end in .png, .tif, .tiff"),
+    ("sd", {"height": 32, "width": 48, "num_images_per_prompt": 2}, "leave num_images_per_prompt to"),
     ("sd", {"height": 64, "width": 48, "strengths": (0.5,), "tile": 33}, "must be a multiple of 8 pixels"),
     ("dit", {"height": 32, "width": 32, "strengths": (0.5,)}, "image-to-image form .* got DiTPipeline"),
 ]  # fmt: skip
@@ -245,6 +248,22 @@ def test_what_does_not_go_together_is_refused_before_anything_is_drawn(kind, cha
     tiny.model.forward = None  # nothing is drawn
     with pytest.raises(ValueError, match=message):
         highres.ladder(tiny.pipe, "x", **{"num_inference_steps": 4} | changes)
+
+
+def test_offloaded_pipelines_climb_to_the_same_pictures_and_stay_offloaded():
+    plain, offloaded = build("sd"), build("sd")
+    offloaded.pipe.enable_model_cpu_offload(device="cpu")
+    run = {"height": 32, "width": 48, "strengths": (0.5,)}
+    found = highres.ladder(offloaded.pipe, generator=seeded(), **run, **words(offloaded))
+    assert same(found, highres.ladder(plain.pipe, generator=seeded(), **run, **words(plain)))
+    assert hasattr(offloaded.pipe.unet, "_hf_hook") and offloaded.pipe._all_hooks
+
+
+def test_an_array_is_no_picture_to_start_from():
+    with pytest.raises(TypeError, match="image must be a PIL image, got ndarray"):
+        highres.ladder(
+            PIPES.setdefault("sd", build("sd")).pipe, "x", image=np.zeros((8, 8, 3)), strengths=(0.5,)
+        )
 
 
 def test_part_of_a_step_is_enough_where_the_pipeline_rounds_up():

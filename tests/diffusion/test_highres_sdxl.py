@@ -357,6 +357,14 @@ def test_coding_is_that_of_diffusers_pipelines(latents_mean):
         assert same([decode(pipe, end)], [image])
 
 
+def test_an_offloaded_pipeline_climbs_to_the_same_pictures(tiny):
+    offloaded = build("sdxl", sample_size=16)
+    offloaded.pipe.enable_model_cpu_offload(device="cpu")
+    run = {"image": photograph(), **words(tiny)}
+    found = highres.super_resolution(offloaded.pipe, generator=seeded(), **run)
+    assert same(found, highres.super_resolution(tiny.pipe, generator=seeded(), **run))
+
+
 def test_a_half_precision_vae_is_upcast_for_a_while_only():
     vae = build("sdxl").pipe.vae.half()
     with pytest.raises(RuntimeError, match="stop"), upcast(vae, True):

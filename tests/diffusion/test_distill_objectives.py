@@ -282,7 +282,7 @@ def test_lits_loss_is_the_papers_sum(scratch):
 
 
 def test_the_bound_after_the_first_step_is_exact_and_trains_the_variance_only():
-    from linzoo.diffusion.distill.gaussian import LearnedVariance
+    from diffusers import DDPMScheduler
 
     clean, noise = random(3, 4, 4, 4, seed=1), random(3, 4, 4, 4, seed=2)
     prediction = random(3, 8, 4, 4, seed=3).requires_grad_()
@@ -290,10 +290,11 @@ def test_the_bound_after_the_first_step_is_exact_and_trains_the_variance_only():
     betas = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
     alphas = torch.cumprod(1 - betas, 0)[steps][:, None, None, None]
     noisy = (alphas.sqrt() * clean + (1 - alphas).sqrt() * noise).float()
-    own_noise, raw = prediction.chunk(2, dim=1)
-    got = LearnedVariance(betas).bound(clean, noisy, steps, own_noise.detach(), raw)
-    torch.testing.assert_close(got, by_hand(prediction, clean, noise, steps), rtol=1e-3, atol=0)
-    got.sum().backward()
+    objective = objective_of("lit")(denoiser_of(build("dit").model), DDPMScheduler())
+    batch = Batch(clean=clean, noise=noise, places=steps / STEPS, conditions={})
+    got = objective.task(batch, noisy, steps, prediction)["bound"]
+    torch.testing.assert_close(got, by_hand(prediction, clean, noise, steps).mean(), rtol=1e-3, atol=0)
+    got.backward()
     assert (prediction.grad[:, :4] == 0).all() and (prediction.grad[:, 4:] != 0).all()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from .link import Link, Sender
@@ -19,6 +20,8 @@ def agree(link: Link, exact: Mapping[str, float], near: Mapping[str, float], dev
     Raises: ValueError, on every rank, naming the first fact in which ranks differ and what each has.
     """
     facts = {**exact, **near}
+    if dist.get_backend(link.group) == "nccl":  # whose messages live on the GPU, wherever the weights wait
+        device = torch.device("cuda")
     mine = torch.tensor([float(x) for x in facts.values()], dtype=torch.float64, device=device)
     table = torch.stack(link.gather(mine, Sender("", "check"))).cpu()
     for column, name in enumerate(facts):

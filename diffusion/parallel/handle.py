@@ -43,7 +43,8 @@ class ParallelHandle:
 
     @property
     def closed(self) -> bool:
-        return PLACE not in self.model.__dict__
+        place = self.model.__dict__.get(PLACE)
+        return place is None or place.call is not self._call
 
     def close(self) -> None:
         """The model is this process's own again; nothing is sent. Closing twice does nothing.

@@ -88,7 +88,9 @@ def parallel_class(mixin: type, cls: type) -> type:
 
 def enter(module: nn.Module, mixin: type, place: Place) -> None:
     """Make ``module`` parallel."""
-    module.__dict__.pop("forward", None)  # a bound method left by removed hooks: see ``check_unhooked``
+    module.__dict__.pop(
+        "forward", None
+    )  # the class's own, bound, which removed hooks leave behind: ``check_forwards``
     module.__dict__[PLACE] = place
     module.__class__ = parallel_class(mixin, type(module))
     module.entered()
@@ -97,5 +99,6 @@ def enter(module: nn.Module, mixin: type, place: Place) -> None:
 def leave(module: nn.Module) -> None:
     """Undo ``enter``."""
     module.leaving()
+    module.__dict__.pop("forward", None)  # as in ``enter``
     module.__class__ = module.BASE
     del module.__dict__[PLACE]

@@ -21,8 +21,8 @@ def settings(quick: bool) -> dict:
         "warmup": 1 if quick else 5,
         "batch": 8 if quick else 32,
         "seed": 0,
-        "sample_steps": 2 if quick else 20,
-        "sheet_rows": 1 if quick else 4,
+        "sample_steps": 2 if quick else 12,
+        "sheet_rows": 1 if quick else 3,
         "sheet_guidance": 1.5,
         "noise_rounds": 1,
     }

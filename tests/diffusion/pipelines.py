@@ -116,20 +116,6 @@ def controlnet(unet: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def flux_controlnet(transformer: nn.Module) -> nn.Module:
-    """The same beside FLUX's transformer."""
-    from diffusers import FluxControlNetModel
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        net = FluxControlNetModel.from_transformer(
-            transformer, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16
-        )
-        for linear in (*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder):
-            nn.init.normal_(linear.weight, std=0.2)
-    return net.eval()
-
-
 def sd(changes: dict) -> Tiny:
     from diffusers import StableDiffusionPipeline
 

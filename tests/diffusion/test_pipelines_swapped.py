@@ -20,7 +20,7 @@ from diffusers import (
 
 from linzoo.diffusion import linearize, unlinearize
 
-from .pipelines import HEIGHT, WIDTH, build, controlnet, embeds, flux_controlnet, picture, quiet
+from .pipelines import HEIGHT, WIDTH, build, controlnet, embeds, picture, quiet
 from .slow_forms import DitClearForm, FluxClearForm, LinFusionForm, LitForm, Sd3ClearForm, disturb, install
 
 RADIUS = 3
@@ -157,6 +157,18 @@ def test_a_pipeline_moves_to_another_dtype_after_its_swap(name, dtype):
 
 def cast(value, dtype):
     return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def flux_controlnet(transformer):
+    """A ControlNet of FLUX; its output layers are filled, so that it has a say."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        net = diffusers.FluxControlNetModel.from_transformer(
+            transformer, num_layers=1, num_single_layers=1, num_attention_heads=2, attention_head_dim=16
+        )
+        for linear in (*net.controlnet_blocks, *net.controlnet_single_blocks, net.controlnet_x_embedder):
+            torch.nn.init.normal_(linear.weight, std=0.2)
+    return net.eval()
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ PROMPT = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "ne
 
 @pytest.fixture(scope="module")
 def tiny():
-    """Of sample size 16: its own side is 32 pixels."""
-    return build("sdxl", sample_size=16)
+    """Of sample size 8: its own side is 16 pixels."""
+    return build("sdxl", sample_size=8)
 
 
 def words(tiny, **changes) -> dict:
@@ -38,7 +38,7 @@ def seeded(seed: int = 1) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def photograph(height: int = 32, width: int = 24) -> Image.Image:
+def photograph(height: int = 16, width: int = 12) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([5 * y + x, 255 - 4 * x, (x * y) % 256], -1).astype(np.uint8))
 
@@ -77,8 +77,8 @@ def test_one_step_is_the_formula_in_float64():
     alphas = pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod.double()
     embeds = {name: tiny.inputs[name].double() for name in PROMPT}
     ratio, scale, size = 3, 4.0, (72, 48)
-    clean = torch.randn(1, 4, 36, 24, generator=seeded(2), dtype=torch.float64)
-    z = torch.randn(1, 4, 36, 24, generator=seeded(3), dtype=torch.float64) + 0.2
+    clean = torch.randn(1, 4, 18, 12, generator=seeded(2), dtype=torch.float64)
+    z = torch.randn(1, 4, 18, 12, generator=seeded(3), dtype=torch.float64) + 0.2
     conditioning = Conditioning.of(pipe, size, embeds | {"guidance_scale": scale})
     options = RungOptions(cosine_scale_1=2.5, cosine_scale_2=0.7, cosine_scale_3=1.3, gaussian_sigma=0.8)
     rung = Rung(
@@ -90,7 +90,7 @@ def test_one_step_is_the_formula_in_float64():
 
         t = 600  # early enough for a wide blur
         assert rung.tail.timesteps.tolist() == [800, 600, 400, 200, 0]
-        noise = torch.randn(1, 4, 36, 24, generator=seeded(4), dtype=torch.float64)
+        noise = torch.randn(1, 4, 18, 12, generator=seeded(4), dtype=torch.float64)
         g = math.cos(math.pi * (1000 - t) / 2000) ** 2
         a, before = alphas[t], alphas[t - 200]
         z = z + g**2.5 * (a.sqrt() * clean + (1 - a).sqrt() * noise - z)
@@ -196,12 +196,12 @@ def test_the_ladder_equals_the_same_calls_by_hand(tiny, scheduler):
     pipe.scheduler = getattr(diffusers, scheduler)()
     try:
         found = highres.sdxl_ladder(
-            pipe, height=128, width=96, generator=seeded(), upscale_strength=0.5, **words(tiny)
+            pipe, height=64, width=32, generator=seeded(), upscale_strength=0.5, **words(tiny)
         )
-        wanted = by_hand(tiny, seeded(), 32, 24, ratios=(2, 4), strengths=(0.5, 0.25))
+        wanted = by_hand(tiny, seeded(), 16, 8, ratios=(2, 4), strengths=(0.5, 0.25))
     finally:
         pipe.scheduler = stock
-    assert [image.size for image in found] == [(24, 32), (48, 64), (96, 128)]
+    assert [image.size for image in found] == [(8, 16), (16, 32), (32, 64)]
     for ours, theirs in zip(found, wanted, strict=True):
         difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01  # a rounding of float32 to bytes
@@ -224,7 +224,7 @@ def test_nothing_random_ignores_the_generator(tiny, monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *a, **w: real(*a, **w) if w.get("generator") else refuse())
     monkeypatch.setattr(torch, "randn_like", refuse)
     before = torch.get_rng_state()
-    highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+    highres.sdxl_ladder(tiny.pipe, height=32, width=16, generator=seeded(), **words(tiny))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -239,7 +239,7 @@ def test_a_climb_of_two_rungs_equals_two_calls(tiny):
     high = highres.super_resolution(
         tiny.pipe, image=low[0], strengths=(0.2,), generator=generator, **words(tiny)
     )
-    assert [image.size for image in climbed] == [(48, 64), (96, 128)] and same(climbed, low + high)
+    assert [image.size for image in climbed] == [(24, 32), (48, 64)] and same(climbed, low + high)
 
 
 def test_an_enlarged_picture_has_the_latent_statistics_of_its_start_and_is_dilated_by_its_ratio(
@@ -255,10 +255,10 @@ def test_an_enlarged_picture_has_the_latent_statistics_of_its_start_and_is_dilat
         sdxl_drawing, "picture_of_latents", lambda pipe, z, *rest: decoded.append(z) or keep(pipe, z, *rest)
     )
     highres.super_resolution(
-        tiny.pipe, image=photograph(48, 24), strengths=(0.4, 0.2), generator=seeded(), **words(tiny)
+        tiny.pipe, image=photograph(24, 12), strengths=(0.4, 0.2), generator=seeded(), **words(tiny)
     )
-    assert ratios == [3, 3, 6]  # long sides 96 and 192 of 32; two steps, then one
-    clean = encode(tiny.pipe, photograph(48, 24).resize((48, 96), Image.BICUBIC), seeded(), torch.float32)
+    assert ratios == [3, 3, 6]  # long sides 48 and 96 of 16; two steps, then one
+    clean = encode(tiny.pipe, photograph(24, 12).resize((24, 48), Image.BICUBIC), seeded(), torch.float32)
     for found, wanted in zip(statistics(decoded[0]), statistics(clean), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -269,12 +269,12 @@ def test_every_rung_is_told_the_last_size_and_the_words_win(tiny):
         lambda module, args, words: told.append(words["added_cond_kwargs"]["time_ids"]), with_kwargs=True
     )
     try:
-        highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
-        assert all(ids.tolist() == [[64, 48, 0, 0, 64, 48]] * 2 for ids in told) and len(told) == 5 + 2 * 2
+        highres.sdxl_ladder(tiny.pipe, height=32, width=16, generator=seeded(), **words(tiny))
+        assert all(ids.tolist() == [[32, 16, 0, 0, 32, 16]] * 2 for ids in told) and len(told) == 5 + 2 * 2
         told.clear()
         sizes = {"original_size": (9, 8), "crops_coords_top_left": (1, 2), "target_size": (7, 6)}
         sizes |= {"negative_original_size": (5, 5), "negative_target_size": (4, 4)}
-        highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny), **sizes)
+        highres.sdxl_ladder(tiny.pipe, height=32, width=16, generator=seeded(), **words(tiny), **sizes)
         assert all(ids.tolist() == [[5, 5, 0, 0, 4, 4], [9, 8, 1, 2, 7, 6]] for ids in told)
     finally:
         hook.remove()
@@ -294,7 +294,7 @@ def test_an_error_in_a_rung_leaves_convolutions_and_vae_as_they_were(tiny, momen
     try:
         with pytest.raises(KeyboardInterrupt):
             highres.super_resolution(
-                tiny.pipe, image=photograph(), generator=seeded(), tile=32, **words(tiny), **callback
+                tiny.pipe, image=photograph(), generator=seeded(), tile=16, **words(tiny), **callback
             )
     finally:
         if hook:
@@ -313,7 +313,7 @@ def test_a_callback_sees_every_step_and_may_change_the_latents(tiny):
     noted = highres.super_resolution(
         tiny.pipe, image=photograph(), generator=seeded(), callback_on_step_end=note, **words(tiny)
     )
-    assert same(plain, noted) and [entry[0] for entry in seen] == [0, 1] and seen[0][2] == (1, 4, 32, 24)
+    assert same(plain, noted) and [entry[0] for entry in seen] == [0, 1] and seen[0][2] == (1, 4, 16, 12)
     zeroed = highres.super_resolution(
         tiny.pipe, image=photograph(), generator=seeded(), **words(tiny),
         callback_on_step_end=lambda p, i, t, tensors: {"latents": tensors["latents"].flip(2)},
@@ -322,16 +322,16 @@ def test_a_callback_sees_every_step_and_may_change_the_latents(tiny):
 
 
 def test_a_linearized_pipeline_climbs_and_differs_from_softmax(tiny):
-    softmax = highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+    softmax = highres.sdxl_ladder(tiny.pipe, height=32, width=16, generator=seeded(), **words(tiny))
     handle = linearize(tiny.pipe, "linfusion", init="inherit")
     try:
-        linear = highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+        linear = highres.sdxl_ladder(tiny.pipe, height=32, width=16, generator=seeded(), **words(tiny))
     finally:
         handle.unlinearize()
-    assert [image.size for image in linear] == [(24, 32), (48, 64)]
+    assert [image.size for image in linear] == [(8, 16), (16, 32)]
     assert not same(softmax, linear)
     assert same(
-        softmax, highres.sdxl_ladder(tiny.pipe, height=64, width=48, generator=seeded(), **words(tiny))
+        softmax, highres.sdxl_ladder(tiny.pipe, height=32, width=16, generator=seeded(), **words(tiny))
     )
 
 
@@ -342,8 +342,8 @@ def test_coding_is_that_of_diffusers_pipelines(latents_mean):
         pipe.vae.register_to_config(latents_mean=latents_mean, latents_std=[0.5, 2.0, 1.5, 1.0])
     redraw = quiet(diffusers.AutoPipelineForImage2Image.from_pipe(pipe))
     with torch.no_grad():
-        found = encode(pipe, photograph(), seeded(), torch.float32)
-        pixels = redraw.image_processor.preprocess(photograph())
+        found = encode(pipe, photograph(32, 24), seeded(), torch.float32)
+        pixels = redraw.image_processor.preprocess(photograph(32, 24))
         wanted = redraw.prepare_latents(pixels, None, 1, 1, torch.float32, "cpu", seeded(), add_noise=False)
         assert torch.equal(found, wanted)
         embeds = {"prompt_embeds": torch.zeros(1, 2, 32), "pooled_prompt_embeds": torch.zeros(1, 16)}
@@ -358,7 +358,7 @@ def test_coding_is_that_of_diffusers_pipelines(latents_mean):
 
 
 def test_an_offloaded_pipeline_climbs_to_the_same_pictures(tiny):
-    offloaded = build("sdxl", sample_size=16)
+    offloaded = build("sdxl", sample_size=8)
     offloaded.pipe.enable_model_cpu_offload(device="cpu")
     run = {"image": photograph(), **words(tiny)}
     found = highres.super_resolution(offloaded.pipe, generator=seeded(), **run)
@@ -376,11 +376,11 @@ def test_a_half_precision_vae_is_upcast_for_a_while_only():
 
 
 def test_a_size_that_doublings_miss_is_told(tiny):
-    with pytest.warns(UserWarning, match="doublings do not reach 96 x 72: the last is 128 x 96"):
+    with pytest.warns(UserWarning, match="doublings do not reach 24 x 12: the last is 32 x 16"):
         images = highres.sdxl_ladder(
-            tiny.pipe, height=96, width=72, generator=seeded(), **words(tiny, num_inference_steps=1)
+            tiny.pipe, height=24, width=12, generator=seeded(), **words(tiny, num_inference_steps=1)
         )
-    assert images[-1].size == (96, 128)
+    assert images[-1].size == (16, 32)
 
 
 def refusal(call, *args, **changes) -> str:
@@ -392,7 +392,7 @@ def refusal(call, *args, **changes) -> str:
 def test_what_a_rung_cannot_do_is_refused_before_anything_is_drawn(tiny, monkeypatch):
     pipe = tiny.pipe
     monkeypatch.setattr(pipe.unet, "forward", None)  # nothing is drawn
-    size = {"height": 64, "width": 48}
+    size = {"height": 64, "width": 32}
     assert "got num_images_per_prompt: a rung does not take it" in refusal(
         highres.sdxl_ladder, pipe, **size, **words(tiny, num_images_per_prompt=2)
     )

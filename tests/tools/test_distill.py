@@ -157,6 +157,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path, teachers):
         "--lr",
         "1",
     ]
+    line += ["--warmup-steps", "3"]
     whole = start(tmp_path, *line, "--max-steps", "4", name="whole")
     start(tmp_path, *line, "--max-steps", "2", name="parts")
     parts = start(tmp_path, *line, "--max-steps", "4", "--resume", "auto", name="parts")

@@ -72,12 +72,6 @@ class Parallel:
     def place(self) -> Place:
         return self.__dict__[PLACE]
 
-    def entered(self) -> None:
-        """Right after ``enter``."""
-
-    def leaving(self) -> None:
-        """Right before ``leave``."""
-
 
 @cache
 def parallel_class(mixin: type, cls: type) -> type:
@@ -88,17 +82,13 @@ def parallel_class(mixin: type, cls: type) -> type:
 
 def enter(module: nn.Module, mixin: type, place: Place) -> None:
     """Make ``module`` parallel."""
-    module.__dict__.pop(
-        "forward", None
-    )  # the class's own, bound, which removed hooks leave behind: ``check_forwards``
+    module.__dict__.pop("forward", None)  # the class's own, left by removed hooks: see ``check_forwards``
     module.__dict__[PLACE] = place
     module.__class__ = parallel_class(mixin, type(module))
-    module.entered()
 
 
 def leave(module: nn.Module) -> None:
     """Undo ``enter``."""
-    module.leaving()
     module.__dict__.pop("forward", None)  # as in ``enter``
     module.__class__ = module.BASE
     del module.__dict__[PLACE]

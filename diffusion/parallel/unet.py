@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .agree import agree_on
 from .bands import cut
 from .conv import BandConv, check_conv, is_spatial
-from .linfusion import BandLinFusion, check_processor
+from .linfusion import BandLinFusion
 from .norm import BandGroupNorm
 from .place import Parallel
 from .plan import Plan, Target, check_inference
@@ -198,5 +198,3 @@ def check_attentions(unet: nn.Module, attentions: dict[str, nn.Module]) -> None:
             "parallelize: the UNet's self-attentions must be linear (softmax needs every rank's keys), got "
             f'{len(softmax)} softmax ones, the first {softmax[0]}. Call linearize(pipe, "linfusion") first'
         )
-    for name, module in attentions.items():
-        check_processor(name, module)

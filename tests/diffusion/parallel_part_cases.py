@@ -7,7 +7,7 @@ from torch import nn
 from linzoo.diffusion.linfusion.attention import EPS
 from linzoo.diffusion.parallel.bands import Bands, cut
 from linzoo.diffusion.parallel.conv import BandConv
-from linzoo.diffusion.parallel.linfusion import merge_state
+from linzoo.diffusion.parallel.linfusion import sum_of_states
 from linzoo.diffusion.parallel.link import Sender, join
 from linzoo.diffusion.parallel.norm import BandGroupNorm
 from linzoo.diffusion.parallel.place import Call, Place, enter, leave
@@ -123,9 +123,9 @@ def states_of_unequal_shards(rank):
         place = place_of(Bands((0, 1, 2, 3, 4)))
         tokens = slice(0, 48 * width)
         state = lin_reduce(*(x.repeat(1, width, 1, 1)[:, tokens] for x in (k, v)), feature="elu1", norm="sum")
-        merge_state(state, place)
+        sum_of_states(state, place)
         sent.append(place.link.traffic.layers()[0].bytes)
     state = lin_reduce(k[:, own], v[:, own], feature="elu1", norm="sum")
-    merged = merge_state(state, place)
+    merged = sum_of_states(state, place)
     got = lin_readout(q[:, own], merged, feature="elu1", norm="sum", eps=EPS)
     return {"error": relative(got, want[:, own]), "count": merged.n.tolist(), "sent": sent}

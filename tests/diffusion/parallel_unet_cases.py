@@ -4,10 +4,11 @@ import copy
 
 import torch
 from parallel_part_cases import ranks, relative
-from pipelines import build, controlnet, picture
+from pipelines import build
 from torch import nn
 
 from linzoo.diffusion import linearize, linearized, unlinearize
+from linzoo.diffusion.memory import plan
 from linzoo.diffusion.parallel import parallelize
 
 DEEP = dict(  # three resolutions: rows are halved twice
@@ -65,7 +66,6 @@ def warm_up():
         tiny = linear("sdxl", torch.float32)
         tiny.model(**inputs(tiny.model, 8, 8))
         tiny = linear("sd", torch.float32)
-        controlnet(build("sd").model)
         tiny.run()
     for part in (tiny.model, tiny.pipe):
         refusal(lambda part=part: parallelize(part))
@@ -150,10 +150,7 @@ def what_surrounds_a_unet(rank):
     results["lora has a say"] = relative(unet(**inputs(unet, 16, 8)).sample, alone)
 
     unet = linear("sd").model
-    net = controlnet(unlinearized(unet)).double()
-    words = inputs(unet, 16, 8)
-    condition = picture(32, 16).double().repeat(2, 1, 1, 1)
-    down, middle = net(**words, controlnet_cond=condition, return_dict=False)
+    down, middle = residuals_of_a_controlnet()
     extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     results["controlnet"] = steps(unet, (16, 8), (6, 10), **extra)[0]
     adapter = [torch.randn(2, width, *size).double() for width, size in ((32, (8, 4)), (64, (8, 4)))]
@@ -161,24 +158,27 @@ def what_surrounds_a_unet(rank):
     return results
 
 
-def unlinearized(unet):
-    """A softmax copy, for what reads a model's structure."""
-    unet = copy.deepcopy(unet)
-    unlinearize(unet)
-    return unet
+def residuals_of_a_controlnet():
+    """What one adds to every skip tensor of the tiny UNet at 16 x 8, and to its middle."""
+    shapes = [(32, 16, 8), (32, 16, 8), (32, 8, 4), (64, 8, 4)]
+    return [torch.randn(2, *shape).double() for shape in shapes], torch.randn(2, 64, 8, 4).double()
 
 
 @ranks(2)
 def a_pipeline_of_a_unet(rank):
     tiny = linear("sd", torch.float32)
     alone = tiny.run(output_type="latent"), tiny.run()
+    frugal = plan(tiny.pipe, 32, 48, measures=("feed_forward", "rows", "attention", "skips"), tokens=16)
     with parallelize(tiny.pipe) as handle:
         together = tiny.run(output_type="latent"), tiny.run()
         calls = handle.report().calls
+        with frugal.applied(tiny.pipe):
+            planned = tiny.run(output_type="latent")
     return {
         "errors": [relative(a, b) for a, b in zip(together, alone, strict=True)],
         "sum": [x.double().sum().item() for x in together],
         "calls": calls,
+        "planned": [relative(planned, alone[0]), handle.report().calls - calls],
         "still linear": linearized(tiny.pipe) is not None,
     }
 

@@ -52,6 +52,13 @@ def test_a_pipeline_gives_every_rank_the_image_of_one_process(tmp_path_factory):
         assert result["still linear"]
 
 
+def test_a_memory_plan_holds_on_every_rank(tmp_path_factory):
+    for result in outcome("a_pipeline_of_a_unet", tmp_path_factory):
+        error, calls = result["planned"]
+        assert error < 1e-5
+        assert calls == 4  # two steps, each for one row of the batch at a time
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -128,8 +128,8 @@ def test_a_recipes_fault_is_named_with_its_line(tmp_path, capsys, text, message)
 
 
 def test_an_unknown_recipe_names_the_nearest(tmp_path, capsys):
-    message = "packaged recipe, got 'linfusion_sd16'; did you mean linfusion_sd15?"
-    refused(capsys, command(tmp_path, "linfusion_sd16"), message)
+    message = "packaged recipe, got 'linfusion_xl'; did you mean linfusion_sdxl?"
+    refused(capsys, command(tmp_path, "linfusion_xl"), message)
 
 
 def digits(tmp_path, teachers, *more, name="run"):

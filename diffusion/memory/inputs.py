@@ -34,7 +34,10 @@ def denoiser_inputs(
     def empty(*shape: int, kind: torch.dtype = dtype) -> Tensor:
         return torch.empty(shape, dtype=kind, device="meta")
 
-    return MAKERS[kind_of(model)](model.config, latent, rows, text, empty)
+    words = MAKERS[kind_of(model)](model.config, latent, rows, text, empty)
+    if "img_ids" in words and hasattr(model, "grid_of"):  # CLEAR would read the ids, which hold nothing here
+        words["joint_attention_kwargs"] = {"grid": (latent[0] // 2, latent[1] // 2)}
+    return words
 
 
 def unet(config: Any, latent: tuple[int, int], rows: int, text: int, empty: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
+POINTWISE = (aten.add, aten.sub, aten.mul, aten.div, aten.silu, aten.gelu, aten.leaky_relu)
 PRODUCTS = (aten.addmm, aten.mm, aten.bmm, aten.baddbmm, aten.linear)
 
 
@@ -52,7 +53,8 @@ class LiveBytes(TorchDispatchMode):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         for x in given:
             self._see(x, made=False)
-        out = func(*args, **kwargs)
+        out = shortcut(func, args, kwargs)
+        out = func(*args, **kwargs) if out is None else out
         for x in tree_leaves(out):
             if isinstance(x, Tensor):
                 self._see(x, made=True)
@@ -84,6 +86,31 @@ class FusedAttention(TorchFunctionMode):
         query, value = words["query"], words["value"]
         batch, heads, tokens, _ = query.shape
         return query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
+
+
+def shortcut(func: Any, args: tuple, kwargs: dict) -> Any:
+    """The result of a pointwise operation or a norm, None for others: torch's own way to it is slow."""
+    packet = getattr(func, "overloadpacket", None)
+    x = args[0] if args else None
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.is_meta or "out" in kwargs:
+        return None
+    if packet in POINTWISE:
+        given = [a for a in args if isinstance(a, Tensor)]
+        largest = max(given, key=Tensor.numel)
+        whole = all(a.dtype == x.dtype and fits(a, largest) for a in given)
+        return torch.empty_like(largest) if whole else None
+    if packet is aten.native_layer_norm:
+        tokens = x.shape[: -len(args[1])]
+        return x.new_empty(x.shape), *(x.new_empty(tokens, dtype=torch.float32) for _ in range(2))
+    if packet is aten.native_group_norm:
+        return torch.empty_like(x), *(x.new_empty(args[3], args[6]) for _ in range(2))
+    return None
+
+
+def fits(x: Tensor, largest: Tensor) -> bool:
+    """Whether ``x`` broadcasts to ``largest`` and leaves its shape as it is."""
+    sides = zip(reversed(x.shape), reversed(largest.shape), strict=False)
+    return x.ndim <= largest.ndim and all(a in (1, b) for a, b in sides)
 
 
 def own_bytes_on_cpu(func: Any, args: tuple, out: Any) -> int:

@@ -1,7 +1,7 @@
 """One denoising step of a real-width diffusion model in a process of its own, as JSON on one line.
 
-``python -m linzoo.tools.demo.diffusion_scaling_point '{"model": "sd15", "attention": "softmax", "size": 512}'``;
-it leaves when its standard input closes, so that it never outlives whoever started it. Weights are random:
+``python -m linzoo.tools.demo.diffusion_scaling_point '{"model": "sd15", "size": 512, ..}'``; it
+leaves when its standard input closes, so that it never outlives whoever started it. Weights are random:
 neither time nor memory depends on them.
 """
 
@@ -15,9 +15,13 @@ import time
 
 from .scaling_point import leave_with_parent, peak, reset_peak
 
-TEXT = {"sd15": 77, "flux_pair": 512}
-METHODS = {"sd15": "linfusion", "flux_pair": "clear"}
+TEXT = {"sd15": 77, "small": 77, "flux_pair": 512}
 OPTIONS = {"linfusion": {}, "clear": {"radius": 8}}
+SMALL = dict(
+    block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, cross_attention_dim=768,
+    attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+)  # fmt: skip
 RETURNED = 1 << 20  # bytes from which freed memory goes back to the system at once, glibc
 
 
@@ -45,7 +49,8 @@ def measure(model: str, attention: str, size: int) -> dict:
     """CPU seconds of one step for one picture on one thread, float32, and memory in MB.
 
     Args:
-        model: "sd15", Stable Diffusion 1.5's UNet, or "flux_pair", one joint and one single block of FLUX.
+        model: "sd15", Stable Diffusion 1.5's UNet; "flux_pair", one joint and one single block of FLUX; or
+            "small", a UNet to try that it runs.
         attention: "softmax", or what replaces it: "linfusion" for the UNet, "clear" (radius 8) for FLUX.
         size: pixels of the picture's side.
     Returns: ``megabytes``: high-water mark over the loaded process; ``weights``: of the model.
@@ -88,13 +93,15 @@ def build(model: str, attention: str):
 def empty(model: str):
     """The network on the meta device."""
     import torch
-    from diffusers import FluxTransformer2DModel
+    from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 
     from linzoo.diffusion.memory import blank
 
     if model == "sd15":
         return blank("sd15", dtype=torch.float32).components["unet"]
     with torch.device("meta"):
+        if model == "small":
+            return UNet2DConditionModel(**SMALL)
         return FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=True)
 
 
@@ -118,9 +125,10 @@ def inputs_of(model: str, network, size: int) -> dict:
 
     side, text = size // 8, TEXT[model]
     words = denoiser_inputs(network, (side, side), 1, text, torch.float32)
+    tensors = {name: x for name, x in words.items() if isinstance(x, torch.Tensor)}
     made = {
         name: torch.randn(x.shape) if x.is_floating_point() else torch.tensor(500)
-        for name, x in words.items()
+        for name, x in tensors.items()
     }
     if model == "flux_pair":
         ids = torch.zeros(side // 2, side // 2, 3)

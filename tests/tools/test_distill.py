@@ -255,5 +255,7 @@ def test_a_teacher_that_comes_with_linzoo_is_found_by_its_bare_name(tmp_path, te
     from linzoo.tools.distillation import teacher
 
     monkeypatch.setattr(teacher, "SHIPPED", teachers("digits").parent)
-    run = start(tmp_path, *DIGITS, "--teacher", teachers("digits").name, "--max-steps", "1")
-    assert same(state(run.teacher), state(read_dit(teachers("digits"))))
+    for prefix in ("", "tools/weights/"):
+        line = [*DIGITS, "--teacher", prefix + teachers("digits").name, "--max-steps", "1"]
+        run = start(tmp_path, *line, name=f"run{len(prefix)}")
+        assert same(state(run.teacher), state(read_dit(teachers("digits"))))

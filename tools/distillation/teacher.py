@@ -69,8 +69,9 @@ def read_teacher(args: argparse.Namespace, dtype: torch.dtype) -> Teacher:
     import diffusers
 
     folder = Path(args.teacher).expanduser()
-    if not folder.is_dir() and (SHIPPED / args.teacher / "config.json").is_file():
-        folder = SHIPPED / args.teacher
+    shipped = SHIPPED / args.teacher.removeprefix("tools/weights/")  # as it is called in a clone
+    if not folder.is_dir() and (shipped / "config.json").is_file():
+        folder = shipped
     if not folder.is_dir() and (folder.is_absolute() or args.teacher.startswith(".") or folder.exists()):
         raise FileNotFoundError(f"--teacher must be a hub id or a folder, {folder} is no folder")
     try:

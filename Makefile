@@ -1,4 +1,5 @@
 # make demo   build the environment if it is missing, run the main job, write runs/demo/index.html
+# make demo-full   the demo, and the long runs whose rows it shows as recorded (about 2 CPU hours)
 # make test   build the environment if it is missing, lint, run the tests
 # make test-all   the tests with full matrices, and every Triton kernel compiled for every target
 # make bench   re-measure the committed benchmark rows
@@ -10,7 +11,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 
-.PHONY: demo test test-all bench clean env
+.PHONY: demo demo-full test test-all bench clean env
 
 env: $(STAMP)
 
@@ -22,6 +23,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	touch $@
 
 demo: $(STAMP)
+	$(BIN)/linzoo demo
+
+demo-full: $(STAMP)
+	$(BIN)/python -m linzoo.tools.digits_diffusion full
+	$(BIN)/linzoo bench diffusion --save
 	$(BIN)/linzoo demo
 
 test: $(STAMP)

@@ -23,9 +23,9 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_tracked_module_and_card(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for top in ("kernels", "vision", "configs", "tools"):
+    for top in ("kernels", "vision", "diffusion", "configs", "tools"):
         for path in (ROOT / top).rglob("*"):
-            wanted = path.suffix in (".py", ".json", ".toml", ".yml")
+            wanted = path.suffix in (".py", ".json", ".toml", ".yml", ".safetensors")
             wanted |= path.name == "README.md" and top != "tools"
             if wanted and "__pycache__" not in path.parts:
                 assert f"linzoo/{path.relative_to(ROOT)}" in inside
@@ -54,12 +54,13 @@ def test_the_installed_wheel_imports_and_builds_a_model(wheel, tmp_path):
 import sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]  # not the checkout
 sys.path.insert(0, {str(tmp_path)!r})
-import linzoo.kernels, linzoo.vision, linzoo.tools, timm
-for module in (linzoo, linzoo.kernels, linzoo.vision, linzoo.tools):
+import linzoo.kernels, linzoo.vision, linzoo.diffusion, linzoo.tools, timm
+for module in (linzoo, linzoo.kernels, linzoo.vision, linzoo.diffusion, linzoo.tools):
     assert module.__file__.startswith({str(tmp_path)!r}), module.__file__
 assert timm.create_model("ravlt_tiny", device="meta").num_classes == 1000
 from linzoo.tools.recipe import recipe_names
 assert {{"digits", "ravlt_tiny"}} <= set(recipe_names())
+assert {{"digits_lit", "linfusion_sd15"}} <= set(recipe_names("diffusion"))
 from mmengine import Config
 detector = "linzoo/configs/detection/retinanet_ravlt-tiny_fpn_1x_coco.py"
 assert Config.fromfile({str(tmp_path)!r} + "/" + detector).model.backbone.model_name == "ravlt_tiny"

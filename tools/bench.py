@@ -1,4 +1,4 @@
-"""``linzoo bench kernels|models|detection``: times on this machine against named rivals, and costs."""
+"""``linzoo bench kernels|models|detection|diffusion``: times on this machine against named rivals, and costs."""
 
 import argparse
 import importlib
@@ -7,6 +7,7 @@ BENCHES = {
     "kernels": ("bench_kernels", "the linear-attention ops against upstream's formula and softmax"),
     "local-attn": ("bench_local_attn", "local attention against FlexAttention and full softmax"),
     "models": ("bench_models", "whole models: eager and folded, at several sizes"),
+    "diffusion": ("bench_diffusion", "one denoising step of real-width models, softmax against linear"),
     "detection": ("bench_detection", "detectors of configs/detection: parameters and multiply-adds"),
 }
 

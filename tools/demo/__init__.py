@@ -12,7 +12,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-PARTS = ("digits", "scaling", "attention", "detection")
+PARTS = ("digits", "scaling", "attention", "detection", "diffusion", "diffusion_scaling")
 MARK = ".linzoo-demo"  # in a folder that a run has made its own
 
 
@@ -104,8 +104,9 @@ def write_results(output: Path, sections: dict[str, dict], quick: bool) -> None:
     write_atomic(output / "index.html", document.encode())
 
 
-LEAD = """<p>Backbones whose token mixing costs O(N) instead of O(N&sup2;), trained, timed and looked into
-on this machine: real pictures from scikit-learn and scikit-image, no download, no GPU.</p>"""
+LEAD = """<p>Vision and diffusion backbones whose token mixing costs O(N) instead of O(N&sup2;), trained,
+timed and looked into on this machine: real pictures from scikit-learn and scikit-image, no download,
+no GPU.</p>"""
 QUICK = """<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean
 nothing.</p>"""
 FOOTER = """{made}. Photographs: scikit-image (CC0; the astronaut is public domain,
@@ -114,7 +115,7 @@ NASA); digits: scikit-learn. All figures:
 
 
 def lead_of(sections: dict[str, dict], quick: bool) -> str:
-    from . import detection_page, page, scaling_page
+    from . import detection_page, diffusion_scaling_page, page, scaling_page
 
     boxes = []
     if "digits" in sections:
@@ -126,6 +127,8 @@ def lead_of(sections: dict[str, dict], quick: bool) -> str:
         boxes += scaling_page.headline(sections["scaling"])
     if "detection" in sections:
         boxes += detection_page.headline(sections["detection"])
+    if "diffusion_scaling" in sections:
+        boxes += diffusion_scaling_page.headline(sections["diffusion_scaling"])
     boxes.append(
         (f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of training and measuring")
     )

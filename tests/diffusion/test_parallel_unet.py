@@ -25,7 +25,7 @@ def test_counted_bytes_of_every_layer_are_those_of_the_formulas(tmp_path_factory
     for rank, result in enumerate(outcome("bytes_of_a_unet_call", tmp_path_factory)):
         assert result["kinds"] == {"check": 1, "conv": 20 - rank, "norm": 21, "state": 4, "gather": 1}
         assert not {name: pair for name, pair in result["seen"].items() if pair[0] != pair[1]}
-        assert sum(pair[0] for pair in result["seen"].values()) + 12 * 8 == result["total"]
+        assert sum(pair[0] for pair in result["seen"].values()) + 15 * 8 == result["total"]
         assert f"rank {rank} of 2, rows {(0, 6)[rank]} to {(5, 15)[rank]}" in result["text"]
         assert result["error"] < 1e-5
 
@@ -97,6 +97,7 @@ def test_what_cannot_be_spread_is_refused_before_anything_changes(name, text, tm
         ("module", "RuntimeError: conv_in must be called by its parallel model"),
         ("shapes", "size 2 of sample must be the same on every rank, got 16, 14 on ranks 0 to 1"),
         ("values", "the values of sample (seed generators alike) must be the same on every rank"),
+        ("sizes", "the size of encoder_hidden_states must be the same on every rank"),
         ("too few rows", "at most 1 ranks for 2 latent rows in bands that are multiples of 2"),
         ("masks", "ip_adapter_masks must be left out"),
         ("freeu", "FreeU must be off"),

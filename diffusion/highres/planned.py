@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .codec import decode
 from .pictures import open_picture
-from .tiling import tiled
 
 Size = tuple[int, int]
 
@@ -68,15 +67,9 @@ def picture_of_latents(pipe: Any, latents: Tensor, size: Size, plan: Any, place:
     return streamed(pipe, latents, size, plan, place)
 
 
-@contextmanager
-def within(pipe: Any, plan: Any) -> Iterator[None]:
-    """The plan applied; where its decoder goes by tiles, the encoder goes by the same. None: nothing is."""
-    if plan is None:
-        yield
-        return
-    by_tiles = {"vae_tiles", "vae_stream"} & set(plan.measures)
-    with plan.applied(pipe), tiled(pipe.vae, plan.tile if by_tiles else None):
-        yield
+def within(pipe: Any, plan: Any) -> AbstractContextManager:
+    """The plan applied, its tiles for the encoder too; None: nothing is."""
+    return nullcontext() if plan is None else plan.applied(pipe)
 
 
 def streamed(pipe: Any, latents: Tensor, size: Size, plan: Any, place: Path | None) -> Any:

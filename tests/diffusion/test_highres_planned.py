@@ -35,7 +35,7 @@ def climb(kind: str, **changes) -> list:
 def streaming(monkeypatch):
     """Plans with streamed decoding, in tiles of 32 pixels; counts the files that were written so."""
     written, real = [], memory.decode_to_file
-    monkeypatch.setattr(memory, "plan", partial(memory.plan, measures=("vae_tiles", "vae_stream"), tile=32))
+    monkeypatch.setattr(memory, "plan", partial(memory.plan, measures=("vae_stream",), tile=32))
     monkeypatch.setattr(
         memory,
         "decode_to_file",

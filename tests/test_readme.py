@@ -89,16 +89,36 @@ def blocks(language: str) -> list[str]:
     return [text.partition("\n")[2] for text in inside if text.partition("\n")[0] == language]
 
 
-@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize("index", [0, 3])
 def test_the_quick_start_runs_as_printed(index):
     exec(compile(blocks("python")[index], f"README block {index}", "exec"), {})
+
+
+def test_the_diffusers_quick_start_runs_as_printed_on_a_small_pipeline(tmp_path, monkeypatch, capsys):
+    diffusers = pytest.importorskip("diffusers")
+    from linzoo.diffusion import linearize, linearized
+
+    from .diffusion.pipelines import build
+
+    tiny = build("sd", cross_attention_dim=768)
+    linearize(tiny.pipe, "linfusion", init="random").save_pretrained(tmp_path)
+    linearized(tiny.pipe).unlinearize()
+    asked = []
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda name: tiny.pipe)
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda repo, file: asked.append(repo) or str(tmp_path / file)
+    )
+    exec(compile(blocks("python")[1], "README block 1", "exec"), {})
+    assert set(asked) == {"Yuanshi/LinFusion-1-5"}
+    assert "linfusion at 2048 x 2048 px" in capsys.readouterr().out
+    assert linearized(tiny.pipe) is None
 
 
 def test_the_detection_config_builds_as_printed():
     import importlib
 
     config = {}
-    exec(compile(blocks("python")[1], "README block 1", "exec"), config)
+    exec(compile(blocks("python")[2], "README block 2", "exec"), config)
     for name in config["custom_imports"]["imports"]:
         importlib.import_module(name)
     from mmdet.registry import MODELS

@@ -1,4 +1,4 @@
-"""``linzoo bench kernels|models|detection|diffusion``: times on this machine against named rivals, and costs."""
+"""``linzoo bench kernels|models|diffusion|...``: times on this machine against named rivals, and costs."""
 
 import argparse
 import importlib

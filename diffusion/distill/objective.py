@@ -121,6 +121,7 @@ def step_numbers(places: Tensor, steps: int) -> Tensor:
 
 
 def objective_names() -> tuple[str, ...]:
+    """What ``objective_of`` takes."""
     return "linfusion", "clear", "lit"
 
 

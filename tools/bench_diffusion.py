@@ -26,12 +26,20 @@ STEP = 64  # pixels that a side must divide
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("point", nargs="*", help=f"MODEL:ATTENTION:SIZE (default: {' '.join(POINTS)}, hours in all)")
+    add(
+        "--measures",
+        nargs="*",
+        default=[],
+        help="of linzoo.diffusion.memory, for points that do not fit else",
+    )
     add("--save", action="store_true", help=f"put the rows into {RESULTS.name}, each when it is there")
     add("--out", type=Path, default=RESULTS, help="where --save writes")
 
 
 def run(args: argparse.Namespace) -> int:
     requests = [request_of(point) for point in args.point or POINTS]
+    if args.measures:
+        requests = [request | {"measures": check(args.measures)} for request in requests]
     from .demo.scaling import run_worker
 
     for request in requests:
@@ -55,10 +63,18 @@ def request_of(point: str) -> dict[str, Any]:
     return {"model": model, "attention": attention, "size": int(size)}
 
 
+def check(measures: list[str]) -> list[str]:
+    """Raises: ValueError."""
+    from linzoo.diffusion.memory.planner import check_measures
+
+    return list(check_measures(measures))
+
+
 def line(row: dict[str, Any]) -> str:
     return (
         f"{row['model']:<10} {row['attention']:<10} {row['size']:5d} px  {row['seconds']:8.1f} CPU s  "
-        f"{row['megabytes'] / 1e3:6.2f} GB over {row['weights'] / 1e3:.2f} GB of weights"
+        f"{row['megabytes'] / 1e3:6.2f} GB ({row['predicted'] / 1e3:.2f} predicted) over "
+        f"{row['weights'] / 1e3:.2f} GB of weights"
     )
 
 
@@ -68,15 +84,20 @@ def about(request: dict[str, Any]) -> dict[str, Any]:
 
     from .demo.machine import commit, processor
 
-    point = ":".join(str(value) for value in request.values())
     return {
-        "command": f"linzoo bench diffusion {point} --save",
+        "command": command_of(request),
         "device": processor(),
         "commit": commit(),
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "torch": version("torch"),
         "diffusers": version("diffusers"),
     }
+
+
+def command_of(row: dict[str, Any]) -> str:
+    measures = "".join(f" {name}" for name in row.get("measures", ()))
+    point = ":".join(map(str, key(row)))
+    return f"linzoo bench diffusion {point}{' --measures' + measures if measures else ''} --save"
 
 
 def read(path: Path = RESULTS) -> list[dict[str, Any]]:

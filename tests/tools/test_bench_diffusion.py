@@ -12,7 +12,8 @@ from linzoo.tools.demo import scaling
 
 
 def row_of(request, seconds=2.0):
-    return request | {"seconds": seconds, "megabytes": 1500.0, "weights": 3437.0, "process_seconds": 9.0}
+    memory = {"megabytes": 1500.0, "predicted": 1400.0, "weights": 3437.0}
+    return request | memory | {"seconds": seconds, "process_seconds": 9.0}
 
 
 def call(*words):
@@ -55,7 +56,9 @@ def test_rows_are_printed_and_kept_only_when_asked(tmp_path, monkeypatch, capsys
     assert not out.exists() and [request["size"] for request in asked] == [64, 128]
     printed = capsys.readouterr().out.splitlines()
     assert (
-        "sd15" in printed[0] and "2.0 CPU s" in printed[0] and "1.50 GB over 3.44 GB of weights" in printed[0]
+        "sd15" in printed[0]
+        and "2.0 CPU s" in printed[0]
+        and "1.50 GB (1.40 predicted) over 3.44 GB" in printed[0]
     )
 
 
@@ -71,10 +74,28 @@ def test_save_replaces_the_row_of_its_point_and_no_other(tmp_path, monkeypatch):
     assert rows == bench.read(out) and bench.read(tmp_path / "none.jsonl") == []
 
 
+def test_measures_go_with_the_point_and_into_the_command(tmp_path, monkeypatch):
+    out, asked = tmp_path / "rows.jsonl", []
+    monkeypatch.setattr(scaling, "run_worker", lambda _, request: asked.append(request) or row_of(request))
+    call("sd15:linfusion:64", "--save", "--out", str(out), "--measures", "rows", "feed_forward")
+    assert asked[0]["measures"] == ["feed_forward", "rows"]
+    command = "linzoo bench diffusion sd15:linfusion:64 --measures feed_forward rows --save"
+    assert bench.read(out)[0]["command"] == command
+    with pytest.raises(ValueError, match="measures must be of feed_forward"):
+        call("sd15:linfusion:64", "--measures", "magic")
+
+
+def test_kept_predictions_lie_within_a_quarter_of_what_was_measured():
+    rows = [row for row in bench.read() if "predicted" in row]
+    assert rows
+    for row in rows:
+        assert abs(row["predicted"] - row["megabytes"]) < 0.25 * row["megabytes"], row["command"]
+
+
 def test_kept_rows_say_how_they_were_made():
     rows = bench.read()
     assert rows
     for row in rows:
-        assert row["command"] == f"linzoo bench diffusion {':'.join(map(str, bench.key(row)))} --save"
+        assert row["command"] == bench.command_of(row)
         assert row["device"] and row["commit"] and row["torch"] and row["load"] >= 0
         assert row["dtype"] == "float32" and row["seconds"] > 0 and row["megabytes"] > 0

@@ -103,7 +103,7 @@ def test_the_part_keeps_what_it_has_measured(tmp_path, monkeypatch):
     assert calls == [64, 64]
     assert json.loads(json.dumps(made)) == made
     assert made["cpu_seconds"] == 2 * 9.0 + 3.0
-    assert (tmp_path / "small_seconds.png").exists() and part.html(made, tmp_path)
+    assert "A small UNet" in part.html(made, tmp_path) and "planned, not run" in part.html(made, tmp_path)
 
 
 def test_the_plans_are_of_everything_off_and_everything_on():
@@ -140,7 +140,7 @@ def test_a_point_that_was_measured_here_hides_the_recorded_one():
 def test_the_page_shows_curves_tables_and_plans(tmp_path):
     shown.draw(tmp_path, section())
     html = part.html(section(), tmp_path)
-    assert html.count("<img") == 4  # two curves a model
+    assert html.count("<img") == 2 and "CLEAR, radius 8" in html  # one size of FLUX makes no curve
     assert "planned, not run" in html and "16,384 x 16,384" in html and "off: &lt;all&gt;" in html
     assert "2026-01-01, a &lt;cpu&gt;, load average 1.5 while it ran, commit abc" in html
     assert "At 1024 pixels softmax takes 80 s and LinFusion 20 s: 4.0 to 1." in html

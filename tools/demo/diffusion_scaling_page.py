@@ -51,6 +51,8 @@ def scaled(points: list[dict], sizes: list[int]) -> list[dict]:
 
 def draw(folder: Path, section: dict) -> None:
     for model, series in series_of(section).items():
+        if len(sizes_of(series)) < 2:  # a table says it
+            continue
         for what, label, title in (
             ("seconds", "CPU seconds, one thread", "Time of one step"),
             ("megabytes", "MB above the loaded model", "Peak memory of one step"),
@@ -58,17 +60,22 @@ def draw(folder: Path, section: dict) -> None:
             draw_curves(folder / f"{model}_{what}.png", series, what, label, title)
 
 
+def sizes_of(series: dict[str, list[dict]]) -> list[int]:
+    return sorted({p["size"] for points in series.values() for p in points})
+
+
 def draw_curves(path: Path, series: dict[str, list[dict]], what: str, label: str, title: str) -> None:
-    sizes = sorted({p["size"] for points in series.values() for p in points})
+    sizes = sizes_of(series)
 
     def draw(axes, colours) -> None:
-        for attention, points in series.items():
-            colour, marker = colours[COLOURS[attention]], "s" if attention == "softmax" else "o"
+        for attention, points in sorted(series.items(), key=lambda one: list(LABELS).index(one[0])):
+            colour = colours[COLOURS[attention]]
+            marker, side = ("s", 9) if attention == "softmax" else ("o", 5.5)  # where both lie, both are seen
             axes.plot(*columns(points, what), "-", color=colour, label=LABELS[attention], lw=1.8)
             for recorded in (False, True):
                 some = [p for p in points if p["recorded"] is recorded]
                 fill = "none" if recorded else colour
-                axes.plot(*columns(some, what), marker, color=colour, mfc=fill, ms=6)
+                axes.plot(*columns(some, what), marker, color=colour, mfc=fill, ms=side)
             guessed = scaled(points, sizes) if what == "seconds" else []
             if guessed:
                 axes.plot(*columns([points[-1], *guessed], what), "--", color=colour, lw=1.4)
@@ -93,8 +100,9 @@ def page_of(section: dict, folder: Path) -> str:
         charts = [
             page.figure(folder / f"{model}_{what}.png", f"{alt} of one step against the side of the picture")
             for what, alt in (("seconds", "CPU time"), ("megabytes", "peak memory"))
+            if len(sizes_of(series)) > 1
         ]
-        body += page.grid(charts, "wide") + table(series)
+        body += (page.grid(charts, "wide") if charts else "") + table(series)
     body += reading(section)
     made = dict.fromkeys(
         f"{r['date']}, {r['device']}, load average {r['load']:g} while it ran, commit {r['commit']}"
@@ -109,7 +117,7 @@ def page_of(section: dict, folder: Path) -> str:
 def table(series: dict[str, list[dict]]) -> str:
     """Time and memory by size, and the ratio of times where there are two attentions."""
     attentions = sorted(series, key=list(LABELS).index)
-    sizes = sorted({p["size"] for points in series.values() for p in points})
+    sizes = sizes_of(series)
     words = [LABELS[a] for a in attentions]
     head = ["side", *words, "ratio", *(f"{word}, memory" for word in words)]
     rows = []

@@ -45,7 +45,7 @@ def return_freed_memory() -> None:
     mallopt(-1, RETURNED)  # M_TRIM_THRESHOLD
 
 
-def measure(model: str, attention: str, size: int) -> dict:
+def measure(model: str, attention: str, size: int, measures: tuple[str, ...] | list[str] = ()) -> dict:
     """CPU seconds of one step for one picture on one thread, float32, and memory in MB.
 
     Args:
@@ -53,14 +53,19 @@ def measure(model: str, attention: str, size: int) -> dict:
             "small", a UNet to try that it runs.
         attention: "softmax", or what replaces it: "linfusion" for the UNet, "clear" (radius 8) for FLUX.
         size: pixels of the picture's side.
-    Returns: ``megabytes``: high-water mark over the loaded process; ``weights``: of the model.
+        measures: of ``linzoo.diffusion.memory`` that are on.
+    Returns: ``megabytes``: high-water mark over the loaded process; ``predicted``: what the memory plan says
+        of it; ``weights``: of the model.
     """
     import torch
+
+    from linzoo.diffusion.memory import plan
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network = build(model, attention)
-    with torch.inference_mode():
+    made = plan(network, size, size, memory=None, guidance=False, measures=tuple(measures))
+    with torch.inference_mode(), made.applied(network):
         network(**inputs_of(model, network, 128))  # libraries start, code paths load
         words = inputs_of(model, network, size)
         baseline = reset_peak()
@@ -72,7 +77,9 @@ def measure(model: str, attention: str, size: int) -> dict:
         "attention": attention,
         "size": size,
         "seconds": seconds,
+        "measures": list(made.measures),
         "megabytes": (peak() - baseline) / 1e6,
+        "predicted": made.work / 1e6,
         "weights": sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6,
         "dtype": "float32",
         "process_seconds": time.process_time(),

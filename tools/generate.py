@@ -28,8 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("picture.png"), metavar="FILE", help=".png, .tif, .tiff"
     )
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what the picture does not show")
+    add_swap(parser.add_argument_group("linear attention"))
+    add_size(parser.add_argument_group("size, in pixels"))
+    add_run(parser.add_argument_group("run"))
 
-    swap = parser.add_argument_group("linear attention")
+
+def add_swap(swap: argparse._ArgumentGroup) -> None:
     swap.add_argument(
         "--method", choices=("linfusion", "clear", "lit"), help="default: the pipeline as it is"
     )
@@ -38,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--options", nargs="+", default=[], metavar="NAME=VALUE", help="of the method: radius=8"
     )
 
-    size = parser.add_argument_group("size, in pixels")
+
+def add_size(size: argparse._ArgumentGroup) -> None:
     size.add_argument("--height", type=int, metavar="PX", help="of the last picture")
     size.add_argument("--width", type=int, metavar="PX", help="of the last picture")
     size.add_argument("--size", metavar="WIDTHxHEIGHT", help="both: --size 8192x4096 is wider than high")
@@ -55,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--strengths", type=float, nargs="+", metavar="S", help="one a rung, the lowest first")
     size.add_argument("--factor", type=int, metavar="N", help="enlargement of a rung (default 2)")
 
-    run = parser.add_argument_group("run")
+
+def add_run(run: argparse._ArgumentGroup) -> None:
     run.add_argument(
         "--steps", "--num-inference-steps", type=int, default=None, metavar="N", help="default 50"
     )

@@ -26,8 +26,7 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def command(monkeypatch, tmp_path):
-    monkeypatch.setitem(cli.COMMANDS, "generate", ("generate", "pictures"))
+def in_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 

@@ -22,7 +22,10 @@ SEED = "seed.json"  # beside the rungs, for --resume without --seed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what the picture shows")
     parser.add_argument(
-        "--model", required=True, metavar="ID|FOLDER", help="diffusers pipeline: hub id or folder"
+        "--model",
+        required=True,
+        metavar="ID|FOLDER",
+        help="diffusers pipeline: hub id or folder; for --plan-only also sd15, sdxl, flux",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("picture.png"), metavar="FILE", help=".png, .tif, .tiff"

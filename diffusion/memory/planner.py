@@ -67,12 +67,13 @@ def plan(
     text = [] if not parts.text else [ways.text()]
     stages, on = [*text], []
     for options in (ways.denoiser(), *([ways.vae()] if parts.vae is not None else [])):
-        stage, names, side = first_that_fits(options, budget, job, (height, width))
+        stage, names, side = first_that_fits(options, budget)
         stages.append(stage)
         on += names
         tile = side or tile
-    if text and budget is not None and text[0].total > budget:
-        raise too_large(text[0], budget, (height, width))
+    largest = max(stages, key=lambda stage: stage.total)
+    if budget is not None and largest.total > budget:
+        raise too_large(largest, budget, (height, width))
     return Plan(
         height=height, width=width, batch=batch, rows=job.rows, device=where, budget=budget, tokens=tokens,
         dtype=str(ways.dtype).removeprefix("torch."), measures=tuple(on), tile=tile, stages=tuple(stages),
@@ -191,19 +192,20 @@ def halves(side: int) -> list[int]:
     return sides
 
 
-def first_that_fits(ways: Iterator[Way], budget: int | None, job: Job, size: tuple[int, int]) -> Way:
-    """Raises: MemoryPlanError that names the least of all ways."""
+def first_that_fits(ways: Iterator[Way], budget: int | None) -> Way:
+    """The first way within the budget; where there is none, the one that takes least."""
     tried = []
     for way in ways:
-        tried.append(way)
         if budget is None or way[0].total <= budget:
             return way
-    raise too_large(min(tried, key=lambda way: way[0].total)[0], budget, size)
+        tried.append(way)
+    return min(tried, key=lambda way: way[0].total)
 
 
 def too_large(stage: Stage, budget: int, size: tuple[int, int]) -> MemoryPlanError:
+    least = -(-stage.total // 10**7) * 10**7  # rounded up as it is printed: what is asked for is enough
     return MemoryPlanError(
-        f"memory must be at least {gb(stage.total)} for {size[0]} x {size[1]} ({stage.name}: "
+        f"memory must be at least {gb(least)} for {size[0]} x {size[1]} ({stage.name}: "
         f"{gb(stage.weights)} of weights, {gb(stage.work)} of work with every measure that helps), got "
         f"{gb(budget)}"
     )

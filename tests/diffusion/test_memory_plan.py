@@ -271,87 +271,70 @@ def test_the_blank_models_have_the_published_sizes():
 CHILD = """
 import json, sys, torch
 from linzoo.diffusion import linearize
-from linzoo.diffusion.memory import measured, plan
-from tests.diffusion.pipelines import unet
+from linzoo.diffusion.memory import decode_to_file, measured, plan
+from tests.diffusion.pipelines import build, unet, vae
 
 torch.set_num_threads(1)
-dtype = getattr(torch, sys.argv[1])
-measures = tuple(sys.argv[2].split(",")) if sys.argv[2] else ()
-model = unet(block_out_channels=(96, 192), layers_per_block=1, cross_attention_dim=64, attention_head_dim=8,
-             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")).to(dtype)
-linearize(model, "linfusion")
-side = int(sys.argv[3])
-made = plan(model, side, side, memory=None, measures=measures, tokens=1024, text_tokens=16)
 
-def inputs(side):
+def note(name, predicted, measured):
+    print(json.dumps({"case": name, "predicted": predicted, "measured": measured}))
+
+def inputs(side, dtype):
     words = {"sample": (2, 4, side // 8, side // 8), "encoder_hidden_states": (2, 16, 64)}
     return {name: torch.randn(x).to(dtype) for name, x in words.items()} | {"timestep": torch.tensor(3)}
 
-with torch.inference_mode(), made.applied(model):
-    model(**inputs(128))
-    words = inputs(side)
-    with measured("cpu") as peak:
-        model(**words)
-print(json.dumps({"predicted": made.work, "measured": peak.bytes}))
+def denoiser(dtype, measures, side):
+    model = unet(
+        block_out_channels=(96, 192), cross_attention_dim=64, attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).to(dtype)
+    linearize(model, "linfusion")
+    made = plan(model, side, side, memory=None, measures=measures, tokens=1024, text_tokens=16)
+    with torch.inference_mode(), made.applied(model):
+        model(**inputs(128, dtype))
+        words = inputs(side, dtype)
+        with measured("cpu") as peak:
+            model(**words)
+    note(f"{dtype} {measures}", made.work, peak.bytes)
+
+def decoder(measure, side):
+    pipe = build("sd").pipe
+    pipe.register_modules(vae=vae(block_out_channels=(48, 96), norm_num_groups=8))
+    made = plan(pipe, side, side, memory=None, measures=(measure,) if measure else (), tile=160)
+    latents = torch.randn(1, 4, side // 2, side // 2)
+    decode_to_file(pipe, latents[..., :32, :32], sys.argv[1])
+    with measured("cpu") as peak, made.applied(pipe), torch.no_grad():
+        if made.streams:
+            decode_to_file(pipe, latents, sys.argv[1], tile=made.tile)
+        else:
+            pipe.image_processor.postprocess(pipe.vae.decode(latents / 0.18215).sample)
+    note(f"decoder {measure}", made.stages[-1].work, peak.bytes)
+
+denoiser(torch.float32, (), 640)
+denoiser(torch.float32, ("feed_forward", "rows", "attention", "skips"), 896)
+denoiser(torch.bfloat16, (), 512)
+decoder("", 192)
+decoder("vae_tiles", 384)
+decoder("vae_stream", 384)
 """
 
 
-DECODER = """
-import json, sys, torch
-from linzoo.diffusion.memory import decode_to_file, measured, plan
-from tests.diffusion.pipelines import build, vae
-
-torch.set_num_threads(1)
-pipe = build("sd").pipe
-pipe.register_modules(vae=vae(block_out_channels=(48, 96), norm_num_groups=8))
-measure, side, file = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-made = plan(pipe, side, side, memory=None, measures=(measure,) if measure else (), tile=256)
-latents = torch.randn(1, 4, side // 2, side // 2)
-decode_to_file(pipe, latents[..., :64, :64], file)
-with measured("cpu") as peak, made.applied(pipe):
-    if made.streams:
-        decode_to_file(pipe, latents, file, tile=made.tile)
-    else:
-        with torch.no_grad():
-            image = pipe.vae.decode(latents / 0.18215).sample
-        pipe.image_processor.postprocess(image)
-print(json.dumps({"predicted": made.stages[-1].work, "measured": peak.bytes}))
-"""
-
-linux = pytest.mark.skipif(
-    not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's high-water mark"
-)
-
-
-def check_prediction(code, *words):
-    """The child's tensors go back to the system when they end, as large ones always do."""
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's high-water mark")
+def test_predicted_peaks_are_within_a_quarter_of_measured_ones(tmp_path):
+    """In a process whose tensors go back to the system when they end, as large ones always do."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-    command = [sys.executable, "-c", code, *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "a.png")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert abs(found["predicted"] - found["measured"]) < 0.25 * found["measured"], found
-    assert found["measured"] > 25e6, found  # otherwise it would be a measurement of Python
-
-
-@linux
-@pytest.mark.parametrize(
-    ("dtype", "measures", "side"),
-    [("float32", "", 896), ("float32", "feed_forward,rows,attention,skips", 1280), ("bfloat16", "", 896)],
-    ids=("plain", "all measures", "bfloat16"),
-)
-def test_the_predicted_peak_is_within_a_quarter_of_the_measured_one(dtype, measures, side):
-    check_prediction(CHILD, dtype, measures, side)
-
-
-@linux
-@pytest.mark.parametrize(("measure", "side"), [("", 256), ("vae_tiles", 640), ("vae_stream", 640)])
-def test_the_predicted_peak_of_a_decode_is_within_a_quarter_of_the_measured_one(measure, side, tmp_path):
-    check_prediction(DECODER, measure, side, tmp_path / "a.png")
+    cases = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(cases) == 6
+    for case in cases:
+        assert abs(case["predicted"] - case["measured"]) < 0.25 * case["measured"], cases
+        assert case["measured"] > 15e6, cases  # otherwise it would be a measurement of Python
 
 
 def test_measured_sees_what_was_held_for_a_moment():
     with measured("cpu") as peak:
         torch.ones(30_000_000).sum()
-    assert 120e6 <= peak.bytes < 180e6
+    assert 115e6 < peak.bytes < 180e6

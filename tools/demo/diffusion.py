@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import pictures
@@ -12,6 +13,7 @@ from .diffusion_page import page_of
 
 NAME = "diffusion"
 TITLE = "Diffusion: a softmax model of digits made linear"
+NEEDED = ("diffusers", "accelerate", "torchmetrics")  # without them, what was recorded is shown
 
 
 def settings(quick: bool) -> dict:
@@ -29,19 +31,24 @@ def settings(quick: bool) -> dict:
 
 
 def run(context: Context) -> dict:
-    from ..digits_diffusion.judge import Judge
     from ..digits_diffusion.record import recorded
 
     began = time.process_time()
-    with one_thread():
-        judge = Judge(context.settings)
-        pictures.picture(context.folder / "teacher.png", judge.sheet(judge.teacher))
-        own = time.process_time() - began
-        rows = [student(name, judge, context) for name in context.settings["students"]]
+    missing = [package for package in NEEDED if find_spec(package) is None]
+    rows, own = [], 0.0
+    if not missing:
+        from ..digits_diffusion.judge import Judge
+
+        with one_thread():
+            judge = Judge(context.settings)
+            pictures.picture(context.folder / "teacher.png", judge.sheet(judge.teacher))
+            own = time.process_time() - began
+            rows = [student(name, judge, context) for name in context.settings["students"]]
     long_run = recorded()
     copy_sheets(long_run, context.folder)
     return {
         "rows": rows,
+        "missing": missing,
         "recorded": long_run,
         "settings": context.settings,
         "cpu_seconds": own + sum(row["cpu_seconds"] for row in rows),

@@ -23,7 +23,7 @@ def row(model, attention, size, **changes):
     return {
         "model": model, "attention": attention, "size": size, "weights": 3437.0, "dtype": "float32",
         "seconds": 5.0 * (size / 512) ** (2 * GROWTH.get(attention, 1)), "megabytes": size**2 / 1e3,
-        "process_seconds": 9.0, **changes,
+        "predicted": 0.9 * size**2 / 1e3, "process_seconds": 9.0, **changes,
     }  # fmt: skip
 
 
@@ -131,6 +131,11 @@ def test_what_was_not_run_is_scaled_and_marked():
     assert "<td>~ 21 min</td>" in html and "<td>80 s *</td>" in html and "<td>16.0x</td>" in html
 
 
+def test_measures_stand_beside_the_memory_that_they_gave():
+    assert shown.memory_of({"megabytes": 5000.0, "measures": ["feed_forward"]}) == "5,000 MB, feed_forward"
+    assert shown.memory_of({"seconds": 1.0}) == shown.memory_of(None) == "-"
+
+
 def test_a_point_that_was_measured_here_hides_the_recorded_one():
     both = section(recorded=[recorded("sd15", "softmax", 1024) | {"seconds": 1.0}])
     points = shown.series_of(both)["sd15"]["softmax"]
@@ -144,4 +149,5 @@ def test_the_page_shows_curves_tables_and_plans(tmp_path):
     assert "planned, not run" in html and "16,384 x 16,384" in html and "off: &lt;all&gt;" in html
     assert "2026-01-01, a &lt;cpu&gt;, load average 1.5 while it ran, commit abc" in html
     assert "At 1024 pixels softmax takes 80 s and LinFusion 20 s: 4.0 to 1." in html
+    assert "off by 10.0 % at most in the 6" in html
     assert shown.headline(section()) == [("4.0x", "time of softmax over LinFusion, SD-1.5's UNet at 1024 px")]

@@ -20,6 +20,8 @@ INTRO = """<p>One denoising step for one picture, without guidance: float32, bat
 weights of the real widths (neither time nor memory depends on their values), every point in a process of its
 own. Memory is the high-water mark of the process less what the loaded model takes.</p>"""
 READING = """<p>At {size} pixels softmax takes {softmax} and LinFusion {linear}: {ratio:.1f} to 1.</p>"""
+PREDICTED = """<p>The memory plan, which knows shapes only, was off by {worst:.1f} % at most in the {count}
+points that carry its prediction.</p>"""
 MARKS = """<p class="soft">Rows marked * and open marks are recorded, not re-run: {made}. ~ and dashed: not
 run, scaled from t = a n + b n&sup2;, n pixels, through the two largest of the series. On a CPU torch's
 softmax holds no matrix of weights: it is limited by time, not by memory.</p>"""
@@ -103,7 +105,7 @@ def page_of(section: dict, folder: Path) -> str:
             if len(sizes_of(series)) > 1
         ]
         body += (page.grid(charts, "wide") if charts else "") + table(series)
-    body += reading(section)
+    body += reading(section) + predicted(section)
     made = dict.fromkeys(
         f"{r['date']}, {r['device']}, load average {r['load']:g} while it ran, commit {r['commit']}"
         for r in section["recorded"]
@@ -129,10 +131,17 @@ def table(series: dict[str, list[dict]]) -> str:
             mark = "" if point is None else "~ " if "megabytes" not in point else ""
             star = " *" if point and point.get("recorded") else ""
             times.append("-" if point is None else f"{mark}{duration(point['seconds'])}{star}")
-            memory.append(f"{point['megabytes']:.0f} MB" if point and "megabytes" in point else "-")
+            memory.append(memory_of(point))
             seconds[attention] = None if point is None else point["seconds"]
         rows.append([f"{size} px", *times, ratio(seconds), *memory])
     return page.table(head, rows)
+
+
+def memory_of(point: dict | None) -> str:
+    """The peak, and the measures of the memory plan that were on."""
+    if point is None or "megabytes" not in point:
+        return "-"
+    return ", ".join([f"{point['megabytes']:,.0f} MB", *point.get("measures", ())])
 
 
 def ratio(seconds: dict[str, float | None]) -> str:
@@ -158,6 +167,21 @@ def reading(section: dict) -> str:
     return READING.format(
         size=softmax["size"], softmax=times[0], linear=times[1], ratio=softmax["seconds"] / linear["seconds"]
     )
+
+
+def predicted(section: dict) -> str:
+    """How far the plan's peaks are from the measured ones. The small UNet's are mostly Python's own."""
+    rows = [
+        point
+        for model, series in series_of(section).items()
+        for points in series.values()
+        for point in points
+        if "predicted" in point and model != "small"
+    ]
+    if not rows:
+        return ""
+    worst = max(abs(row["predicted"] / row["megabytes"] - 1) for row in rows)
+    return PREDICTED.format(worst=100 * worst, count=len(rows))
 
 
 def headline(section: dict) -> list[tuple[str, str]]:

@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 
-from .scaling_point import leave_with_parent, peak, photograph, reset_peak
+from linzoo.diffusion.memory.free import mark, reset_mark
+
+from .scaling_point import leave_with_parent, photograph
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def measure(model: str, mixers: str, height: int, width: int) -> dict:
     image = photograph(max(height, width))[..., :height, :width].contiguous()
     with torch.inference_mode():
         backbone(image[:, :, :64, :64])  # libraries start, code paths load
-        baseline = reset_peak()
+        baseline = reset_mark()
         began = time.process_time()
         maps = backbone(image)
         seconds = time.process_time() - began
@@ -45,7 +47,7 @@ def measure(model: str, mixers: str, height: int, width: int) -> dict:
         "height": height,
         "width": width,
         "seconds": seconds,
-        "megabytes": (peak() - baseline) / 1e6,
+        "megabytes": (mark() - baseline) / 1e6,
         "maps": [list(y.shape[1:]) for y in maps],
         "process_seconds": time.process_time(),
     }

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from .scaling_point import leave_with_parent, peak, reset_peak
+from .scaling_point import leave_with_parent
 
 TEXT = {"sd15": 77, "small": 77, "flux_pair": 512}
 OPTIONS = {"linfusion": {}, "clear": {"radius": 8}}
@@ -60,6 +60,7 @@ def measure(model: str, attention: str, size: int, measures: tuple[str, ...] | l
     import torch
 
     from linzoo.diffusion.memory import plan
+    from linzoo.diffusion.memory.free import mark, reset_mark
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -68,7 +69,7 @@ def measure(model: str, attention: str, size: int, measures: tuple[str, ...] | l
     with torch.inference_mode(), made.applied(network):
         network(**inputs_of(model, network, 128))  # libraries start, code paths load
         words = inputs_of(model, network, size)
-        baseline = reset_peak()
+        baseline = reset_mark()
         began = time.process_time()
         network(**words)
         seconds = time.process_time() - began
@@ -78,7 +79,7 @@ def measure(model: str, attention: str, size: int, measures: tuple[str, ...] | l
         "size": size,
         "seconds": seconds,
         "measures": list(made.measures),
-        "megabytes": (peak() - baseline) / 1e6,
+        "megabytes": (mark() - baseline) / 1e6,
         "predicted": made.work / 1e6,
         "weights": sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6,
         "dtype": "float32",

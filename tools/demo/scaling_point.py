@@ -6,10 +6,11 @@ standard input closes, so that it never outlives the demo that started it.
 
 import json
 import os
-import resource
 import sys
 import threading
 import time
+
+from linzoo.diffusion.memory.free import mark, reset_mark
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def measure(model: str, mixers: str, size: int) -> dict:
     times = []
     with torch.inference_mode():
         network(image[:, :, :64, :64])  # libraries start, code paths load
-        baseline = reset_peak()
+        baseline = reset_mark()
         while not times or (sum(times) < 1 and len(times) < 3):
             began = time.process_time()
             network(image)
@@ -48,7 +49,7 @@ def measure(model: str, mixers: str, size: int) -> dict:
         "size": size,
         "seconds": min(times),
         "passes": len(times),
-        "megabytes": (peak() - baseline) / 1e6,
+        "megabytes": (mark() - baseline) / 1e6,
         "process_seconds": time.process_time(),
     }
 
@@ -63,32 +64,6 @@ def photograph(size: int):
     pixels = torch.from_numpy(need("skimage.data", "data").retina()).permute(2, 0, 1)[None].float()
     image = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return (image - image.mean()) / image.std()
-
-
-def reset_peak() -> int:
-    """Start the high-water mark of resident memory anew where the system can; returns the baseline in "
-    "bytes."""
-    try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    except OSError:  # not Linux, or not allowed: the mark then starts at what loading took
-        return peak()
-    return status("VmRSS")
-
-
-def peak() -> int:
-    """High-water mark of resident memory in bytes. Linux's getrusage would count the parent's before exec."""
-    try:
-        return status("VmHWM")
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def status(field: str) -> int:
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

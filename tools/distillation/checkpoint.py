@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...diffusion import linearized
-from ..training.checkpoint import CheckpointFolder, find_bad_weight, plain_arguments, written_by
+from ..training.checkpoint import CheckpointFolder, find_bad_weight, load, plain_arguments, written_by
 from ..training.loop import Diverged
 from ..training.seeding import rng_state, set_rng_state
 
@@ -112,13 +112,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 def read(path: Path) -> dict:
     """Raises: ValueError for a file that is damaged or no checkpoint of a distillation."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # zip, pickle and the system each have their own classes for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--resume: {path} cannot be read, damaged or no checkpoint ({reason})") from None
+    state = load(path)
     needed = {"state_dict", "optimizer", "args", "step", "pictures"}
     if not isinstance(state, dict) or not needed <= state.keys():
         raise ValueError(f"--resume must be a run of `linzoo distill`, {path} is none")

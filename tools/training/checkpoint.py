@@ -162,15 +162,20 @@ def find_bad_weight(tensors: OrderedDict[str, Tensor] | dict[str, Tensor]) -> st
     return next((k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
 
-def read(path: Path) -> dict:
-    """Raises: ValueError for a file that is damaged or no training checkpoint of ours."""
+def load(path: Path) -> object:
+    """What a checkpoint holds. Raises: ValueError for a damaged file."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # zip, pickle and the system each have their own classes for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"--resume: {path} cannot be read, damaged or no checkpoint ({reason})") from None
+
+
+def read(path: Path) -> dict:
+    """Raises: ValueError for a file that is damaged or no training checkpoint of ours."""
+    state = load(path)
     needed = {"state_dict", "optimizer", "args", "progress", "ranks"}
     if not isinstance(state, dict) or not needed <= state.keys():
         raise ValueError(

@@ -115,7 +115,9 @@ def test_the_plans_are_of_everything_off_and_everything_on():
 
 def test_recorded_points_are_none_of_the_measured():
     measured = {tuple(one) for one in part.settings(quick=False)["points"]}
-    assert measured == {("sd15", a, s) for a in GROWTH for s in (512, 1024)}
+    assert measured == {("sd15", a, s) for a in GROWTH for s in (512, 1024)} | {
+        ("flux_pair", a, 1024) for a in ("clear", "softmax")
+    }
     assert not measured & {(r["model"], r["attention"], r["size"]) for r in read()}
 
 

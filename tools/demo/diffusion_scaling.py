@@ -1,4 +1,4 @@
-"""Part: one step of a real-width UNet, softmax against linear attention, and the plan for 16,384 pixels."""
+"""Part: one step of real-width models, softmax against linear attention, and the plan for 16,384 pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def settings(quick: bool) -> dict:
         # model, attention, pixels of a side; larger ones have been recorded
         "points": [["small", "linfusion", 64], ["small", "softmax", 64]]
         if quick
-        else [["sd15", a, size] for a in ("linfusion", "softmax") for size in (512, 1024)],
+        else [
+            *(["sd15", attention, size] for attention in ("linfusion", "softmax") for size in (512, 1024)),
+            *(["flux_pair", attention, 1024] for attention in ("clear", "softmax")),
+        ],
         "plan": {"name": "sd15", "size": 512} if quick else {"name": "sdxl", "size": 16384},
     }
 

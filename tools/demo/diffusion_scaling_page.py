@@ -67,6 +67,8 @@ def sizes_of(series: dict[str, list[dict]]) -> list[int]:
 
 
 def draw_curves(path: Path, series: dict[str, list[dict]], what: str, label: str, title: str) -> None:
+    from matplotlib.ticker import LogLocator
+
     sizes = sizes_of(series)
 
     def draw(axes, colours) -> None:
@@ -85,6 +87,7 @@ def draw_curves(path: Path, series: dict[str, list[dict]], what: str, label: str
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.legend(frameon=False, fontsize=10, loc="upper left")
 
@@ -113,7 +116,9 @@ def page_of(section: dict, folder: Path) -> str:
     body += MARKS.format(made=escape("; ".join(made)) or "none")
     asked = section["settings"]["plan"]
     body += PLANS.format(size=asked["size"], name=NAMES[asked["name"]])
-    return body + "".join(f"<pre>{escape(text)}</pre>" for text in section["plans"]["tables"])
+    return body + "".join(
+        f'<div class="scroll"><pre>{escape(text)}</pre></div>' for text in section["plans"]["tables"]
+    )
 
 
 def table(series: dict[str, list[dict]]) -> str:

@@ -117,9 +117,12 @@ def load(args: argparse.Namespace, options: dict[str, Any]) -> Any:
     from ..diffusion.highres.image_to_image import image_to_image
     from .predict import usable_device
 
+    folder = Path(args.model)
+    if not folder.is_dir() and (folder.is_absolute() or args.model.startswith(".") or folder.exists()):
+        raise ValueError(f"--model must be a hub id or a folder, {args.model} is no folder")
     device = usable_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = getattr(torch, args.dtype or ("float32" if device.type == "cpu" else "bfloat16"))
-    saved = args.method is None and (Path(args.model) / "linearized").is_dir()
+    saved = args.method is None and (folder / "linearized").is_dir()
     with warnings.catch_warnings():  # newer diffusers say dtype, older ones know torch_dtype only
         warnings.filterwarnings("ignore", message=".*torch_dtype")
         pipe = (load_pipeline if saved else DiffusionPipeline.from_pretrained)(args.model, torch_dtype=dtype)

@@ -151,6 +151,11 @@ def test_a_saved_linear_pipeline_is_linear_again(models, tmp_path):
     assert not np.array_equal(pixels("linear.png"), pixels("softmax.png"))
 
 
+def test_a_folder_that_is_not_there_is_no_hub_id(capsys, tmp_path):
+    assert generate(tmp_path / "none", "--size", "16x16") == 2
+    assert "--model must be a hub id or a folder" in capsys.readouterr().err
+
+
 REFUSED = [
     (("--size", "big"), "--size must be WIDTHxHEIGHT, such as 8192x4096, got 'big'"),
     (("--size", "0x8"), "--width must be at least 1, got 0"),

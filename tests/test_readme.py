@@ -78,7 +78,57 @@ def measured_tables() -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize(("mark", "make"), [("zoo", zoo_table), ("measured", measured_tables)])
+STEPS = {
+    "sd15": ("SD-1.5's UNet, LinFusion", "linfusion"),
+    "flux_pair": ("a joint and a single block of FLUX, CLEAR (r = 8)", "clear"),
+}
+STUDENTS = {
+    "teacher": "the softmax teacher",
+    "lit": "LiT, inherited and distilled",
+    "scratch": "LiT from scratch",
+    "clear": "CLEAR, r = 3",
+    "linear": "plain linear attention, distilled",
+}
+
+
+def steps_table() -> list[str]:
+    """The rows of ``linzoo bench diffusion --save``."""
+    rows = {(r["model"], r["attention"], r["size"]): r for r in rows_of("diffusion-steps.jsonl")}
+    lines = ["| one denoising step, float32 | side, px | softmax | linear | ratio |", "|---|---|---|---|---|"]
+    for model, (name, linear) in STEPS.items():
+        for size in sorted({s for m, _, s in rows if m == model}):
+            times = [rows[key]["seconds"] for a in ("softmax", linear) if (key := (model, a, size)) in rows]
+            if len(times) == 2:
+                softmax, ratio = f"{times[0]:.0f} s", f"{times[0] / times[1]:.1f}x"
+            else:
+                softmax, ratio = "not run", ""
+            lines.append(f"| {name} | {size} | {softmax} | {times[-1]:.0f} s | {ratio} |")
+    return lines
+
+
+def digits_table() -> list[str]:
+    """The rows of ``python -m linzoo.tools.digits_diffusion full``: the mean over seeds, lowest to highest."""
+    rows = rows_of("digits-diffusion.jsonl")
+    lines = ["| digits | Fréchet distance | noise error against the teacher |", "|---|---|---|"]
+    lines.append(f"| real, held out | {rows[0]['distance']:.2f} | |")
+    for name, words in STUDENTS.items():
+        own = [row for row in rows if row["model"] == name]
+        distances = [row["distance"] for row in own]
+        errors = [row["teacher_error"] for row in own]
+        mean = sum(distances) / len(own)
+        error = "0" if name == "teacher" else f"{sum(errors) / len(own):.4f}"
+        lines.append(f"| {words} | {mean:.2f} ({min(distances):.2f} to {max(distances):.2f}) | {error} |")
+    return lines
+
+
+def diffusion_tables() -> str:
+    return "\n".join([*steps_table(), "", *digits_table()])
+
+
+@pytest.mark.parametrize(
+    ("mark", "make"),
+    [("zoo", zoo_table), ("measured", measured_tables), ("measured diffusion", diffusion_tables)],
+)
 def test_the_tables_are_those_of_the_registry_and_of_the_recorded_rows(mark, make):
     printed = README.read_text().split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0].strip()
     assert printed == make(), f"paste into README.md:\n{make()}"

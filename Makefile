@@ -28,6 +28,7 @@ demo: $(STAMP)
 demo-full: $(STAMP)
 	$(BIN)/python -m linzoo.tools.digits_diffusion full
 	$(BIN)/linzoo bench diffusion --save
+	$(BIN)/linzoo bench diffusion sd15:linfusion:4096 --measures feed_forward --save
 	$(BIN)/linzoo demo
 
 test: $(STAMP)

@@ -107,7 +107,7 @@ def steps_table() -> list[str]:
 
 
 def digits_table() -> list[str]:
-    """The rows of ``python -m linzoo.tools.digits_diffusion full``: the mean over seeds, lowest to highest."""
+    """The rows of ``python -m linzoo.tools.digits_diffusion full``: mean over seeds, lowest to highest."""
     rows = rows_of("digits-diffusion.jsonl")
     lines = ["| digits | Fréchet distance | noise error against the teacher |", "|---|---|---|"]
     lines.append(f"| real, held out | {rows[0]['distance']:.2f} | |")

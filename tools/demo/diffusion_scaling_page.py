@@ -138,7 +138,8 @@ def table(series: dict[str, list[dict]]) -> str:
             times.append("-" if point is None else f"{mark}{duration(point['seconds'])}{star}")
             memory.append(memory_of(point))
             seconds[attention] = None if point is None else point["seconds"]
-        rows.append([f"{size} px", *times, ratio(seconds), *memory])
+        guessed = any(time.startswith("~") for time in times)
+        rows.append([f"{size} px", *times, ("~ " if guessed else "") + ratio(seconds), *memory])
     return page.table(head, rows)
 
 
@@ -195,4 +196,5 @@ def headline(section: dict) -> list[tuple[str, str]]:
     if pair is None:
         return []
     ratio = pair[0]["seconds"] / pair[1]["seconds"]
-    return [(f"{ratio:.1f}x", f"time of softmax over LinFusion, SD-1.5's UNet at {pair[0]['size']} px")]
+    when = ", recorded" if any(point["recorded"] for point in pair) else ""
+    return [(f"{ratio:.1f}x", f"time of softmax over LinFusion, SD-1.5's UNet at {pair[0]['size']} px{when}")]

@@ -44,6 +44,7 @@ figure { margin: 0; min-width: 0; }
 figure img { display: block; width: 100%; height: auto; border-radius: 6px; }
 .tiny img, .small img, .medium img { image-rendering: pixelated; }
 figcaption { margin-top: .3rem; line-height: 1.4; }
+pre { font-size: .8125rem; line-height: 1.45; white-space: pre-wrap; }
 code { font-size: .9em; background: var(--card); border: 1px solid var(--line); border-radius: 4px;
        padding: 0 .25em; }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }

@@ -1,6 +1,7 @@
 """The diffusion recipes say what the authors published; each trains a tiny stand-in of its teacher."""
 
 import argparse
+import functools
 import re
 from importlib import resources
 
@@ -10,6 +11,7 @@ from linzoo.tools import distill
 from linzoo.tools.recipe import read_recipe, recipe_names
 
 from ..tools.distill_teachers import make_pictures, save_teacher
+from . import recipe_header
 from .published_diffusion import ROWS
 
 FOLDER = resources.files("linzoo.configs").joinpath("diffusion")
@@ -23,6 +25,7 @@ PUBLISHED = {
     "clear_flux_r8": "13.07", "clear_flux_r16": "13.72", "clear_flux_r32": "8.85", "lit_dit_s2": "50.79",
     "lit_dit_xl2": "2.32", "lit_dit_b2": "40.9", "lit_dit_l2": "24.0",
 }  # fmt: skip
+header, line = (functools.partial(read, "diffusion") for read in (recipe_header.header, recipe_header.line))
 every_recipe = pytest.mark.parametrize("name", ROWS)
 
 
@@ -33,23 +36,6 @@ def settings(name):
     distill.add_arguments(parser)
     parser.set_defaults(**read_recipe(name, parser, "diffusion"))
     return parser.parse_args([])
-
-
-def header(name):
-    lines = []
-    for line in FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if line.startswith("#   "):
-            lines[-1] += " " + line[1:].strip()
-        else:
-            lines.append(line[1:].strip())
-    return lines
-
-
-def line(name, begin):
-    (found,) = [text for text in header(name) if text.startswith(f"{begin}: ")]
-    return found.removeprefix(f"{begin}: ")
 
 
 def test_every_recipe_has_a_row():

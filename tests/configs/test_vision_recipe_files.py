@@ -14,6 +14,7 @@ from linzoo.tools.models import count_macs
 from linzoo.tools.recipe import read_recipe, recipe_names
 from linzoo.vision import FAMILIES
 
+from . import recipe_header
 from .published_vision import AUGMENTATION, ROWS, TOP1
 
 FOLDER = resources.files("linzoo.configs").joinpath("vision")
@@ -25,6 +26,7 @@ VARIANTS = {
 PICTURES = {"l2vit_base_in22k": 14_197_122}
 GPUS = 8
 macs_of = functools.cache(count_macs)
+header, line = (functools.partial(read, "vision") for read in (recipe_header.header, recipe_header.line))
 every_recipe = pytest.mark.parametrize("name", [name for name in recipe_names() if name != "digits"])
 
 
@@ -43,24 +45,6 @@ def settings(name, parser):
     train.add_arguments(parser)
     parser.set_defaults(**recipe)
     return parser.parse_args([])
-
-
-def header(name):
-    """The comment at the top, as one line for each of its lines that begins a sentence."""
-    lines = []
-    for line in FOLDER.joinpath(f"{name}.toml").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if line.startswith("#   "):
-            lines[-1] += " " + line[1:].strip()
-        else:
-            lines.append(line[1:].strip())
-    return lines
-
-
-def line(name, begin):
-    (found,) = [text for text in header(name) if text.startswith(f"{begin}: ")]
-    return found.removeprefix(f"{begin}: ")
 
 
 def model_of(settings):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from ..diffusion.pipelines import unet, vae
+
 
 def tokenizer():
     """CLIP's, of single characters, in memory."""
@@ -33,35 +35,6 @@ def text_encoder(projected: bool = False):
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def unet(**changes):
-    from diffusers import UNet2DConditionModel
-
-    config = dict(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        sample_size=8,
-        cross_attention_dim=32,
-        attention_head_dim=(2, 4),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    return UNet2DConditionModel(**config | changes).eval()
-
-
-def vae():
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=32,
-    ).eval()
-
-
 def save_sd(folder: Path) -> None:
     """SD-1.5's form; its own size is 16 x 16 pixels."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -71,7 +44,7 @@ def save_sd(folder: Path) -> None:
         vae=vae(),
         text_encoder=text_encoder(),
         tokenizer=tokenizer(),
-        unet=unet(),
+        unet=unet(sample_size=8),
         scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,
         feature_extractor=None,
@@ -91,6 +64,7 @@ def save_sdxl(folder: Path) -> None:
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         unet=unet(
+            sample_size=8,
             cross_attention_dim=64,
             use_linear_projection=True,
             addition_embed_type="text_time",

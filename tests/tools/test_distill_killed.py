@@ -2,7 +2,6 @@
 
 import multiprocessing
 import random
-import time
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch
 from linzoo.cli import main
 
 from .distill_teachers import save_digits_teacher
+from .killing import kill_after, steps_written
 
 pytest.importorskip("diffusers")
 pytest.importorskip("sklearn")
@@ -37,23 +37,6 @@ def start(context, teacher, folder):
     process = context.Process(target=main, args=([*LINE, *places, "--resume", "auto"],))
     process.start()
     return process
-
-
-def steps_written(folder):
-    file = folder / "steps.csv"
-    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
-
-
-def kill_after(process, folder, step, delay):
-    """SIGKILL ``delay`` seconds after the run has written down ``step``; returns how far it was."""
-    while steps_written(folder) < step:
-        assert process.is_alive(), "ended before it could be killed"
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.kill()
-    process.join()
-    assert process.exitcode == -9
-    return steps_written(folder)
 
 
 @pytest.mark.slow

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import random
-import time
 
 import pytest
 import torch
 
 from linzoo.cli import main
+
+from .killing import kill_after, steps_written
 
 
 def words(text):
@@ -28,23 +29,6 @@ def start(context, folder):
     process = context.Process(target=main, args=(words,))
     process.start()
     return process
-
-
-def steps_written(folder):
-    file = folder / "steps.csv"
-    return len(file.read_text().splitlines()) - 1 if file.exists() else 0
-
-
-def kill_after(process, folder, step, delay):
-    """SIGKILL ``delay`` seconds after the run has written down ``step``; returns how far it was."""
-    while steps_written(folder) < step:
-        assert process.is_alive(), "ended before it could be killed"
-        time.sleep(0.002)
-    time.sleep(delay)
-    process.kill()
-    process.join()
-    assert process.exitcode == -9
-    return steps_written(folder)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import page, pictures
 from .scaling import predict_seconds
-from .scaling_page import duration
+from .scaling_page import columns, duration, pixel_axes
 
 COLOURS = {"softmax": "softmax", "linfusion": "rala", "clear": "mala"}  # whose colour
 LABELS = {"softmax": "softmax", "linfusion": "LinFusion", "clear": "CLEAR, radius 8"}
@@ -83,19 +83,10 @@ def draw_curves(path: Path, series: dict[str, list[dict]], what: str, label: str
             guessed = scaled(points, sizes) if what == "seconds" else []
             if guessed:
                 axes.plot(*columns([points[-1], *guessed], what), "--", color=colour, lw=1.4)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.minorticks_off()
+        pixel_axes(axes, sizes)
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.legend(frameon=False, fontsize=10, loc="upper left")
 
     pictures.chart(path, draw, "side of the picture, pixels", label, title)
-
-
-def columns(points: list[dict], what: str) -> tuple[list, list]:
-    return [point["size"] for point in points], [point[what] for point in points]
 
 
 def page_of(section: dict, folder: Path) -> str:

@@ -25,7 +25,7 @@ def draw_time(path: Path, series: dict) -> None:
                 axes.plot(*columns([measured[-1], *guessed], "seconds"), "--", color=colour, lw=1.4)
                 label = f"{kind}, extrapolated"
                 axes.plot(*columns(guessed, "seconds"), "o", color=colour, mfc="none", ms=5, label=label)
-        pixel_axes(axes, series)
+        pixel_axes(axes, sizes_of(series))
 
     pictures.chart(path, draw, "side of the picture, pixels", "CPU seconds, one thread", "Time of one pass")
 
@@ -46,7 +46,7 @@ def draw_memory(path: Path, series: dict) -> None:
                 lw=1.8,
                 ms=5,
             )
-        pixel_axes(axes, series)
+        pixel_axes(axes, sizes_of(series))
 
     pictures.chart(
         path, draw, "side of the picture, pixels", "MB above the idle process", "Peak memory of one pass"
@@ -57,8 +57,12 @@ def columns(points: list[dict], what: str) -> tuple[list, list]:
     return [point["size"] for point in points], [point[what] for point in points]
 
 
-def pixel_axes(axes, series: dict) -> None:
-    sizes = sorted({p["size"] for s in series.values() for p in s["points"] + s["extrapolated"]})
+def sizes_of(series: dict) -> list[int]:
+    return sorted({p["size"] for s in series.values() for p in s["points"] + s["extrapolated"]})
+
+
+def pixel_axes(axes, sizes: list[int]) -> None:
+    """Both logarithmic; the sides of the pictures are marked."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])

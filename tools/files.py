@@ -29,6 +29,12 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object] | bytes) -> Non
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a process that was killed inside ``write_atomic`` left in ``folder``."""
+    for file in folder.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
+
+
 def check_writable(folder: Path, flag: str) -> None:
     """Makes the folder. Raises: OSError naming ``flag`` when it cannot be made or written to."""
     try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, write_json
+from ..files import read_json, remove_leftovers, write_json
 
 
 class PartStore:
@@ -25,8 +25,7 @@ class PartStore:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / "settings.json", settings)
         self._records: dict[str, Any] = read_json(self._records_file) or {}
-        for leftover in folder.glob(".*.tmp"):  # a killed run's half-written files
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(folder)
 
     def get(self, key: str) -> Any:
         """The record stored as ``key``, None when that step has not finished."""

@@ -22,7 +22,7 @@ from ...diffusion.distill import (
     trained_names,
 )
 from ..extras import need
-from ..files import check_writable, write_atomic
+from ..files import check_writable, remove_leftovers, write_atomic
 from ..training.checkpoint import plain_arguments
 from ..training.seeding import Use, seed_all
 from . import checkpoint
@@ -188,6 +188,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     add_optimizer(run)
     if run.primary:
         check_writable(folder, "--output")
+        remove_leftovers(folder)
         text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
         write_atomic(folder / ARGS, text.encode())
     if state is not None:

@@ -17,7 +17,7 @@ from timm.utils import distribute_bn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..files import check_writable, write_atomic
+from ..files import check_writable, remove_leftovers, write_atomic
 from . import checkpoint
 from .checkpoint import CheckpointFolder, Progress
 from .checks import check_arguments
@@ -186,8 +186,7 @@ def start(run: Run, resumed: tuple[Path, dict] | None) -> None:
     if run.world.primary:
         folder = run.folder.folder
         check_writable(folder, "--output")
-        for file in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
-            file.unlink(missing_ok=True)
+        remove_leftovers(folder)
         text = yaml.safe_dump(checkpoint.plain_arguments(args), default_flow_style=False)
         write_atomic(folder / "args.yaml", text.encode())
         if resumed is not None and resumed[0] == run.folder.last and progress.step == 0 and progress.epoch:

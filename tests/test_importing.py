@@ -39,7 +39,10 @@ def test_import_linzoo_brings_no_torch():
     assert out.returncode == 0, out.stderr
 
 
-@pytest.mark.parametrize("module", ["linzoo.kernels", "linzoo.vision", "linzoo.diffusion", "linzoo.tools"])
+TOPS = ["linzoo.kernels", "linzoo.vision", "linzoo.diffusion", "linzoo.pointcloud", "linzoo.tools"]
+
+
+@pytest.mark.parametrize("module", TOPS)
 def test_importing_opens_no_file_no_network_and_no_device(module):
     out = run(WATCH.format(module=module))
     assert out.returncode == 0, out.stderr

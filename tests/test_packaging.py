@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_every_tracked_module_and_card(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    for top in ("kernels", "vision", "diffusion", "configs", "tools"):
+    for top in ("kernels", "vision", "diffusion", "pointcloud", "configs", "tools"):
         for path in (ROOT / top).rglob("*"):
             wanted = path.suffix in (".py", ".json", ".toml", ".yml", ".safetensors")
             wanted |= path.name == "README.md" and top != "tools"
@@ -54,8 +54,8 @@ def test_the_installed_wheel_imports_and_builds_a_model(wheel, tmp_path):
 import sys
 sys.meta_path = [f for f in sys.meta_path if "editable" not in repr(f).lower()]  # not the checkout
 sys.path.insert(0, {str(tmp_path)!r})
-import linzoo.kernels, linzoo.vision, linzoo.diffusion, linzoo.tools, timm
-for module in (linzoo, linzoo.kernels, linzoo.vision, linzoo.diffusion, linzoo.tools):
+import linzoo.kernels, linzoo.vision, linzoo.diffusion, linzoo.pointcloud, linzoo.tools, timm
+for module in (linzoo, linzoo.kernels, linzoo.vision, linzoo.diffusion, linzoo.pointcloud, linzoo.tools):
     assert module.__file__.startswith({str(tmp_path)!r}), module.__file__
 assert timm.create_model("ravlt_tiny", device="meta").num_classes == 1000
 from linzoo.tools.recipe import recipe_names

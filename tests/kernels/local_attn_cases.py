@@ -132,7 +132,9 @@ def gradients(y: Tensor, lse: Tensor, tensors: dict[str, Tensor]) -> dict[str, T
     """Of a sum over y and lse with uneven signs, so that no term cancels or repeats."""
     loss = 0.0
     for part, pace in ((y, 0.7), (lse, 0.31)):
-        probe = torch.arange(part.numel(), dtype=torch.float64).mul(pace).sin().view_as(part)
+        probe = (
+            torch.arange(part.numel(), dtype=torch.float64, device=part.device).mul(pace).sin().view_as(part)
+        )
         loss = loss + (part.double() * probe).sum()
     return dict(zip(tensors, torch.autograd.grad(loss, list(tensors.values())), strict=True))
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 import torch
+from device import DEVICE
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,7 +48,7 @@ class Case:
 
 
 def _index(tokens: int, rows: int) -> Tensor:
-    return torch.randint(rows, (tokens,), generator=torch.Generator().manual_seed(3), dtype=torch.int32)
+    return torch.randint(rows, (tokens,), generator=torch.Generator().manual_seed(3)).int().to(DEVICE)
 
 
 SEGMENTS = (0, 0, 7, 7, 72, 131, 140, 140)  # empty ones first, inside and last
@@ -138,32 +139,34 @@ CASES = [replace(c, cmin=c.cmin if c.norm == "clamp" else None) for c in CASES]
 BY_NAME = {c.name: c for c in CASES}
 
 
+def filled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
+
+
 def inside_nan(values: Tensor, layout: str) -> Tensor:
-    """The same values as a view into a larger NaN-filled tensor."""
+    """The same values as a view into a larger NaN-filled tensor on the device."""
     if values.ndim == 4 and layout == "far":
         B, N, H, D = values.shape
-        buffer = torch.empty(2**31 + H * D, dtype=values.dtype)
+        buffer = torch.empty(2**31 + H * D, dtype=values.dtype, device=DEVICE)
         view = buffer.as_strided((B, N, H, D), (2**30, 2**30, D, 1))
     elif values.ndim == 4 and layout == "far_heads":
         B, N, H, D = values.shape
         step = 2**30 + 1
-        buffer = torch.empty((H - 1) * step + N * D, dtype=values.dtype)
+        buffer = torch.empty((H - 1) * step + N * D, dtype=values.dtype, device=DEVICE)
         view = buffer.as_strided((B, N, H, D), (0, D, step, 1))
     elif values.ndim == 4 and layout == "fused":  # the second third of a fused projection
         B, N, H, D = values.shape
-        buffer = torch.full((B, N + 64, 3, H, D), float("nan"), dtype=values.dtype)
+        buffer = filled((B, N + 64, 3, H, D), values.dtype)
         view = buffer[:, 32 : 32 + N, 1]
     elif values.ndim == 4 and layout == "every_other":
-        view = torch.full((*values.shape, 2), float("nan"), dtype=values.dtype)[..., 0]
+        view = filled((*values.shape, 2), values.dtype)[..., 0]
     elif values.ndim == 4 and layout == "heads_first":
         B, N, H, D = values.shape
-        view = torch.full((B, H, N + 64, D), float("nan"), dtype=values.dtype)[:, :, 32 : 32 + N].transpose(
-            1, 2
-        )
+        view = filled((B, H, N + 64, D), values.dtype)[:, :, 32 : 32 + N].transpose(1, 2)
     else:
         margins = [3, 40, *[5] * (values.ndim - 2)] if values.ndim > 1 else [40]
-        buffer = torch.full([n + 2 * a for n, a in zip(values.shape, margins, strict=True)], float("nan"))
-        buffer = buffer.to(values.dtype)
+        sizes = tuple(n + 2 * a for n, a in zip(values.shape, margins, strict=True))
+        buffer = filled(sizes, values.dtype)
         view = buffer[tuple(slice(a, a + n) for n, a in zip(values.shape, margins, strict=True))]
     view.copy_(values)
     return view
@@ -214,10 +217,11 @@ def make(case: Case) -> Inputs:
     return Inputs(
         q, k, v, dy.contiguous(),
         None if weight is None else inside_nan(weight, "odd"),
-        mask, rope,
-        torch.rand(case.H) + 0.5 if case.norm == "clamp" else None,
-        None if case.cu is None else torch.tensor(case.cu, dtype=torch.int32),
-        torch.randn(rows, case.H, case.D, case.E) * case.state_gradient,
-        torch.randn(rows, case.H, case.D) * case.state_gradient,
-        torch.randn(rows, case.H, case.E) * case.state_gradient,
+        None if mask is None else mask.to(DEVICE), rope,
+        (torch.rand(case.H) + 0.5).to(DEVICE) if case.norm == "clamp" else None,
+        None if case.cu is None else torch.tensor(case.cu, dtype=torch.int32, device=DEVICE),
+        *(
+            (torch.randn(rows, case.H, *shape) * case.state_gradient).to(DEVICE)
+            for shape in ((case.D, case.E), (case.D,), (case.E,))
+        ),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Linear attention in float64, written from the formulas: states by einsum, attention by the N x N matrix."""
 
 import torch
+from device import DEVICE
 from torch import Tensor
 
 
@@ -31,7 +32,9 @@ def states(case, k, v, weight, mask, rope) -> tuple[Tensor, Tensor, Tensor, Tens
     """(S, s, m, n) of every row, centred when the case is."""
     out = []
     for b, span in rows_of(case, *k.shape[:2]):
-        keep = torch.ones(k[b, span].shape[0], dtype=torch.bool) if mask is None else mask[b, span]
+        keep = (
+            torch.ones(len(k[b, span]), dtype=torch.bool, device=k.device) if mask is None else mask[b, span]
+        )
         p, values = phi(k[b, span][keep], case.feature), v[b, span][keep]
         if weight is not None:
             p = p * weight[b, span][keep][..., None]
@@ -41,7 +44,7 @@ def states(case, k, v, weight, mask, rope) -> tuple[Tensor, Tensor, Tensor, Tens
         if case.centered and count:
             p_about, v_about = p - p.mean(0), values - values.mean(0)
             S = torch.einsum("nhd,nhe->hde", p_about, v_about)
-        out.append((S, p.sum(0), values.sum(0), torch.tensor(count)))
+        out.append((S, p.sum(0), values.sum(0), torch.tensor(count, device=k.device)))
     return tuple(torch.stack(x) for x in zip(*out, strict=True))
 
 
@@ -49,7 +52,7 @@ def readers(case, batch: int, tokens: int) -> Tensor:
     """(B, N): the row of the state that each token reads."""
     if case.state_index is not None:
         return case.state_index[None].long()
-    index = torch.empty(batch, tokens, dtype=torch.long)
+    index = torch.empty(batch, tokens, dtype=torch.long, device=DEVICE)
     for row, (b, span) in enumerate(rows_of(case, batch, tokens)):
         index[b, span] = row
     return index
@@ -76,9 +79,11 @@ def readout(case, q, S, s, m, n, tau, rope) -> Tensor:
 
 def attention(case, q, k, v, weight, mask, rope, tau) -> Tensor:
     """The whole op through each row's N x N weights; no state is formed, so nothing above is used."""
-    y = q.sum() * 0 + torch.zeros(*q.shape[:3], v.shape[-1], dtype=torch.float64)
+    y = q.sum() * 0 + v.new_zeros(*q.shape[:3], v.shape[-1])
     for b, span in rows_of(case, *q.shape[:2]):
-        keep = torch.ones(k[b, span].shape[0], dtype=torch.bool) if mask is None else mask[b, span]
+        keep = (
+            torch.ones(len(k[b, span]), dtype=torch.bool, device=k.device) if mask is None else mask[b, span]
+        )
         part = None if rope is None else tuple(t[span] for t in rope)
         f, p, values = phi(q[b, span], case.feature), phi(k[b, span], case.feature), v[b, span]
         if weight is not None:

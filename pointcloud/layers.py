@@ -7,14 +7,14 @@ from .voxels import Voxels
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over rows (M, C), as the detectors set it: eps 1e-3, momentum 0.01.
+    """Batch norm over rows (M, C), as the detectors set it: eps 1e-3, momentum 0.01, but where they say otherwise.
 
     A batch with fewer than two rows (empty frames) has no variance: it is normalised by the running
     statistics, which it leaves as they are, in training too.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-3, momentum=0.01)
+    def __init__(self, channels: int, *, eps: float = 1e-3, momentum: float = 0.01) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
 
     def forward(self, rows: Tensor) -> Tensor:
         if self.training and len(rows) < 2:

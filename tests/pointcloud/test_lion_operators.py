@@ -1,0 +1,74 @@
+"""LION's operators against figures of the published implementations: outputs, input gradients, names, sizes."""
+
+import math
+
+import pytest
+import torch
+
+from linzoo.kernels import decay_scan
+from linzoo.pointcloud.lion.operators import make_operator
+
+from ..parity_fill import assert_matches, figures, fill, random
+
+RECORD = figures("lion_operators")["cases"]
+WORDS = {  # constructor words of each recorded case
+    "retnet_d64_h2_T160": ("retnet", {"heads": 2}),
+    "retnet_d128_h4_T128": ("retnet", {"heads": 4}),
+    "retnet_d64_h2_T40": ("retnet", {"heads": 2}),
+}
+RETNET = [name for name in WORDS if name.startswith("retnet")]
+
+
+def block(name: str, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
+    """The recorded case with its filled weights."""
+    case = RECORD[name]
+    operator, words = WORDS[name]
+    config = case["config"]
+    place = (config.get("layer_id", 0), config.get("n_layer", 34))
+    model = make_operator(operator, config["d_model"], *place, **words)
+    model.load_state_dict(fill(case["state_dict"]))
+    return model.to(dtype).eval()
+
+
+def output_and_gradient(model: torch.nn.Module, name: str, dtype: torch.dtype):
+    config = RECORD[name]["config"]["input"]
+    x = random(config["shape"], config["seed"]).to(dtype).requires_grad_()
+    y = model(x)
+    (grad,) = torch.autograd.grad((y * random(y.shape, 7).to(dtype)).sum(), x)
+    return y, grad
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_outputs_and_input_gradients_are_the_recorded_ones_in_float64(name):
+    y, grad = output_and_gradient(block(name), name, torch.float64)
+    assert_matches(y, RECORD[name]["output"], 1e-9)
+    assert_matches(grad, RECORD[name]["input_grad"], 1e-9, "input gradient")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_float32_is_within_its_digits_of_the_recorded_figures(name):
+    y, grad = output_and_gradient(block(name, torch.float32), name, torch.float32)
+    assert_matches(y, RECORD[name]["output"], 1e-4)
+    assert_matches(grad, RECORD[name]["input_grad"], 1e-4, "input gradient")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_names_shapes_and_numbers_of_parameters_are_the_recorded_ones(name):
+    model = block(name)
+    shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == RECORD[name]["state_dict"]
+    assert sum(p.numel() for p in model.parameters()) == RECORD[name]["params"]
+
+
+@pytest.mark.parametrize("name", RETNET)
+def test_the_core_of_retnet_is_a_scan_with_symmetric_blocks_and_the_decays_of_the_block(name):
+    core, model = RECORD[name]["core_operator"], block(name)
+    _, heads, tokens, value_dim = core["output"]["shape"]
+    width = RECORD[name]["config"]["d_model"] // heads
+    sizes = {"q": width, "k": width, "v": value_dim}
+    q, k, v = (random((1, heads, tokens, d), core[f"{x}_seed"]).transpose(1, 2) for x, d in sizes.items())
+    log_decay = model.multi_scale_retention.log_decay(q)
+    wanted = [math.log1p(-(2.0 ** (-5 - h))) for h in range(heads)]
+    torch.testing.assert_close(log_decay, torch.tensor(wanted, dtype=torch.float64), rtol=1e-15, atol=0)
+    o, _ = decay_scan(q, k, v, log_decay, symmetric_block=64, scale=width**-0.5)
+    assert_matches(o.transpose(1, 2), core["output"], 1e-9)

@@ -7,7 +7,7 @@ from .voxels import Voxels
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch norm over rows (M, C), as the detectors set it: eps 1e-3, momentum 0.01, but where they say otherwise.
+    """Batch norm over rows (M, C): eps 1e-3 and momentum 0.01, which the detectors mostly set.
 
     A batch with fewer than two rows (empty frames) has no variance: it is normalised by the running
     statistics, which it leaves as they are, in training too.

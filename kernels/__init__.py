@@ -17,14 +17,24 @@ else:
     from .key_softmax import KeySoftmaxState, key_softmax_attn, key_softmax_readout, key_softmax_reduce
     from .linear_attn import LinState, feature_map, lin_readout, lin_reduce, linear_attn
     from .local_attn import local_attn, merge_attn
+    from .segment_ops import segment_gather, segment_sum
+    from .sparse_conv import (
+        ConvPairs,
+        depthwise_sparse_conv,
+        sparse_conv,
+        strided_pairs,
+        submanifold_pairs,
+    )
 
     __all__ = [
         "BackendError",
+        "ConvPairs",
         "KeySoftmaxState",
         "LinState",
         "MaxState",
         "ShapeError",
         "decay_scan",
+        "depthwise_sparse_conv",
         "feature_map",
         "key_softmax_attn",
         "key_softmax_readout",
@@ -34,4 +44,9 @@ else:
         "linear_attn",
         "local_attn",
         "merge_attn",
+        "segment_gather",
+        "segment_sum",
+        "sparse_conv",
+        "strided_pairs",
+        "submanifold_pairs",
     ]

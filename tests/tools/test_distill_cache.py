@@ -102,7 +102,8 @@ def test_other_settings_captions_or_weights_make_another_cache(tmp_path, runs, t
 def test_what_is_cached_is_what_the_pipeline_makes_of_it(runs, pictures):
     from diffusers import DiffusionPipeline
 
-    from linzoo.tools.distillation.plan import Item, draw
+    from linzoo.tools.distillation.draws import draw
+    from linzoo.tools.runs.plan import Item
 
     run = runs("one", "--hflip", kind="sdxl")
     pipe = DiffusionPipeline.from_pretrained(run.args.teacher)

@@ -152,7 +152,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_another_run_cannot_go_on(tmp_p
 
 def fail_at(monkeypatch, step, act):
     """Call ``act`` when the run writes down its step ``step``."""
-    from linzoo.tools.distillation.log import Log
+    from linzoo.tools.runs.log import Log
 
     write = Log.row
     monkeypatch.setattr(
@@ -221,7 +221,7 @@ def test_processes_that_split_the_weights_are_refused(kind):
     from accelerate.utils import DistributedType
 
     from linzoo.tools.distill import parse
-    from linzoo.tools.distillation.session import unfit
+    from linzoo.tools.runs.accelerator import unfit
 
     accelerator = SimpleNamespace(device=torch.device("cpu"), distributed_type=DistributedType[kind])
     assert unfit(parse([]), accelerator) == (

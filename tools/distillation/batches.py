@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...diffusion.distill import Batch, Denoiser
-from .plan import Item, draw
+from ..runs.plan import Item
+from .draws import draw
 from .samples import Samples
 
 
@@ -53,9 +53,3 @@ class BatchMaker:
         if self.args.timesteps == "logit-normal":
             uniform = torch.special.ndtri(uniform).sigmoid()
         return uniform
-
-
-def microbatches(items: Sequence[Any], rank: int, world: int, size: int) -> list[Sequence[Any]]:
-    """This process's part of an update, ``size`` pictures for each accumulated step."""
-    whole = range(0, len(items), size * world)
-    return [items[start + rank * size : start + (rank + 1) * size] for start in whole]

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..files import check_writable, read_json, write_atomic, write_json
+from ..runs.log import Log
 from .encode import Encoder, factor, fingerprint
-from .log import Log
 from .pictures import Entry, digest, list_entries, read_picture
 from .samples import Sample
 from .teacher import Teacher

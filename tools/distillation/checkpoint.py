@@ -39,7 +39,7 @@ def save(run: Any) -> None:
             "version": 1,
             "args": plain_arguments(run.args),
             "step": run.step,
-            "pictures": run.plan.pictures,
+            "pictures": run.plan.items,
             "state_dict": {name: value.detach() for name, value in run.trained.items()},
             "optimizer": run.optimizer.state_dict(),
             "schedule": run.schedule.state_dict(),

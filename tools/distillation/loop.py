@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runs.plan import microbatches
 from ..training.loop import Diverged
 from . import checkpoint
-from .batches import microbatches
 from .show import show
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...diffusion.distill import denoiser_of
-from .plan import generator
+from ..runs.plan import generator
 
 
 @torch.no_grad()

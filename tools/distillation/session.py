@@ -21,18 +21,18 @@ from ...diffusion.distill import (
     train_only,
     trained_names,
 )
-from ..extras import need
 from ..files import check_writable, remove_leftovers, write_atomic
+from ..runs.accelerator import agree, leave, make_accelerator
+from ..runs.folder import ARGS, choose_folder
+from ..runs.log import Log
+from ..runs.plan import Plan
 from ..training.checkpoint import plain_arguments
 from ..training.seeding import Use, seed_all
 from . import checkpoint
 from .batches import BatchMaker
 from .checks import check_arguments
-from .log import Log
 from .loop import train
 from .optim import make_ema, make_optimizer, make_schedule
-from .plan import Plan
-from .run_folder import ARGS, choose_folder
 from .sources import check_fits, open_samples
 from .student import Student, make_student
 from .teacher import HALF, Teacher, load_teacher
@@ -123,46 +123,6 @@ def unwrap(run: Run) -> None:
         run.student.__dict__.pop(name, None)
 
 
-def make_accelerator(args: argparse.Namespace) -> Any:
-    """Device, processes and precision as ``accelerate launch``, torchrun or nobody says.
-
-    Raises: ValueError for what this loop cannot do.
-    """
-    accelerate = need("accelerate", "diffusion")
-    try:
-        accelerator = accelerate.Accelerator(
-            cpu=args.device == "cpu",
-            mixed_precision=args.mixed_precision,
-            gradient_accumulation_steps=args.grad_accum_steps,
-        )
-    except ValueError as error:
-        raise ValueError(f"--mixed-precision {args.mixed_precision}: {error}") from error
-    fault = unfit(args, accelerator)
-    if fault:
-        leave(accelerator)
-        raise ValueError(fault)
-    return accelerator
-
-
-def unfit(args: argparse.Namespace, accelerator: Any) -> str:
-    """Why this loop cannot run there; empty when it can."""
-    if args.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        return "--mixed-precision must be no or bf16 on the CPU, got fp16"
-    kind = str(accelerator.distributed_type.value)
-    if kind not in ("NO", "MULTI_GPU", "MULTI_CPU", "MULTI_XPU", "MULTI_NPU"):
-        return f"accelerate's distributed_type must be plain data parallelism, got {kind}"
-    return ""
-
-
-def leave(accelerator: Any) -> None:
-    """Forget accelerate's process-wide state: another run in this process may ask for another precision."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    accelerator.end_training()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     """Everything built and the checkpoint read; the folder is made last."""
     folder, path = agree(accelerator, choose_folder(args))
@@ -183,7 +143,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     check_fits(args, samples, denoiser)
     plan = Plan(len(samples), args.batch_size * args.grad_accum_steps * accelerator.num_processes, args.seed)
     if state is not None:
-        checkpoint.check_same_run(state, path, args, plan.pictures)
+        checkpoint.check_same_run(state, path, args, plan.items)
     run = assemble(args, accelerator, log, folder, teacher, student, made, samples, plan)
     add_optimizer(run)
     if run.primary:
@@ -195,15 +155,6 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
         checkpoint.restore(run, path, state)
     announce(run)
     return run
-
-
-def agree(accelerator: Any, chosen: tuple[Path, Path | None]) -> tuple[Path, Path | None]:
-    """The first process's choice: a folder's name holds the time."""
-    if accelerator.num_processes == 1:
-        return chosen
-    from accelerate.utils import broadcast_object_list
-
-    return tuple(broadcast_object_list(list(chosen)))
 
 
 def assemble(
@@ -286,6 +237,6 @@ def announce(run: Run) -> None:
     where = f"{run.accelerator.num_processes} process(es) on {run.device.type}"
     run.log.say(
         f"{type(run.student).__name__}, {args.method}: {len(run.trained)} tensors, {count:,} parameters "
-        f"train; objective {args.objective}; {where}, {plan.pictures} pictures an update, "
+        f"train; objective {args.objective}; {where}, {plan.items} pictures an update, "
         f"{len(run.samples)} pictures, {args.max_steps} updates"
     )

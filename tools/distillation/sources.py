@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ...diffusion.distill import Denoiser
-from .log import Log
+from ..runs.log import Log
 from .samples import Digits, Samples
 from .teacher import Teacher
 

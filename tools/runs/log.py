@@ -1,4 +1,4 @@
-"""What a distillation writes down: lines on stderr, steps.csv, TensorBoard."""
+"""What a run writes down: lines on stderr, steps.csv, TensorBoard."""
 
 from __future__ import annotations
 

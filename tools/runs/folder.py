@@ -1,4 +1,4 @@
-"""Where a distillation is written, and what it goes on from."""
+"""Where a run is written, and what it goes on from."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ else:
     from .key_softmax import KeySoftmaxState, key_softmax_attn, key_softmax_readout, key_softmax_reduce
     from .linear_attn import LinState, feature_map, lin_readout, lin_reduce, linear_attn
     from .local_attn import local_attn, merge_attn
+    from .selective_scan import selective_scan
     from .segment_ops import segment_gather, segment_sum
     from .sparse_conv import (
         ConvPairs,
@@ -44,6 +45,7 @@ else:
         "linear_attn",
         "local_attn",
         "merge_attn",
+        "selective_scan",
         "segment_gather",
         "segment_sum",
         "sparse_conv",

@@ -26,6 +26,7 @@ SURFACE = {
         "linear_attn",
         "local_attn",
         "merge_attn",
+        "selective_scan",
         "segment_gather",
         "segment_sum",
         "sparse_conv",

@@ -15,18 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels.segment_ops import segment_gather
+from ..kernels import segment_gather
 from .layers import BatchNorm
+from .segment_max import segment_max
 from .voxelize import PointsInVoxels
 from .voxels import VoxelGrid, Voxels
-
-
-def voxel_max(rows: Tensor, lengths: Tensor) -> Tensor:
-    """The largest value of each run of rows, per channel: (P, C), (M,) -> (M, C).
-
-    Rows that tie share the gradient evenly, so it too is free of the points' order.
-    """
-    return torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
 
 
 def voxel_centres(coords: Tensor, grid: VoxelGrid, like: Tensor) -> Tensor:
@@ -49,7 +42,7 @@ class PointLayer(nn.Module):
 
     def forward(self, rows: Tensor, where: PointsInVoxels) -> Tensor:
         rows = F.relu(self.norm(self.linear(rows)))
-        largest = voxel_max(rows, where.lengths)
+        largest = segment_max(rows, where.lengths)
         return largest if self.last else torch.cat([rows, segment_gather(largest, where.voxel)], 1)
 
 

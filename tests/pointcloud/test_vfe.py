@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from linzoo.pointcloud.layers import BatchNorm
-from linzoo.pointcloud.vfe import DynamicVoxelFeatureEncoder, voxel_max
+from linzoo.pointcloud.segment_max import segment_max
+from linzoo.pointcloud.vfe import DynamicVoxelFeatureEncoder
 from linzoo.pointcloud.voxelize import voxelize
 from linzoo.pointcloud.voxels import VoxelGrid
 
@@ -102,7 +103,7 @@ def test_the_order_of_the_points_changes_neither_features_nor_gradients():
 
 def test_points_that_tie_share_the_gradient_of_their_maximum():
     rows = torch.tensor([[1.0], [1.0], [0.5], [2.0]], requires_grad=True)
-    largest = voxel_max(rows, torch.tensor([3, 1]))
+    largest = segment_max(rows, torch.tensor([3, 1]))
     largest.backward(torch.tensor([[4.0], [3.0]]))
     assert largest.flatten().tolist() == [1.0, 2.0] and rows.grad.flatten().tolist() == [2.0, 2.0, 0.0, 3.0]
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from ...diffusion import linearized
+from ..runs.accelerator import gather
+from ..runs.folder import last_good, refuse_other_run
 from ..training.checkpoint import CheckpointFolder, find_bad_weight, load, plain_arguments, written_by
 from ..training.loop import Diverged
 from ..training.seeding import rng_state, set_rng_state
@@ -31,8 +33,8 @@ def save(run: Any) -> None:
     """
     bad = find_bad_weight(run.trained)
     if bad is not None:
-        raise Diverged(f"weight {bad} is NaN or infinite after step {run.step}; {last_good(run)}")
-    ranks = gather(run, rng_state(run.device))
+        raise Diverged(f"weight {bad} is NaN or infinite after step {run.step}; {last_good(run.folder)}")
+    ranks = gather(run.accelerator, rng_state(run.device))
     if run.primary:
         write_weights(run)
         parts = {
@@ -55,15 +57,6 @@ def save(run: Any) -> None:
 
 def averaged(run: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in run.ema.module.named_parameters() if name in run.trained}
-
-
-def gather(run: Any, value: Any) -> list[Any]:
-    """Every process's value, by rank."""
-    if run.accelerator.num_processes == 1:
-        return [value]
-    from accelerate.utils import gather_object
-
-    return gather_object([value])
 
 
 def write_weights(run: Any) -> None:
@@ -121,17 +114,8 @@ def read(path: Path) -> dict:
 
 def check_same_run(state: Mapping[str, Any], path: Path, args: argparse.Namespace, pictures: int) -> None:
     """Raises: ValueError listing the flags in which this run differs from the checkpoint's."""
-    now, then = plain_arguments(args), state["args"]
-    names = now.keys() - MAY_DIFFER
-    if not args.sched.startswith("constant"):
-        names.add("max_steps")
-    differ = [name for name in sorted(names) if name in then and then[name] != now[name]]
-    words = [f"{name} {then[name]} -> {now[name]}" for name in differ]
-    if state["pictures"] != pictures:
-        words.append(f"pictures an update {state['pictures']} -> {pictures}")
-    if words:
-        more = f" and {len(words) - 5} more" if len(words) > 5 else ""
-        raise ValueError(f"--resume: this run is not that of {path}: {', '.join(words[:5])}{more}")
+    free = MAY_DIFFER if args.sched.startswith("constant") else MAY_DIFFER - {"max_steps"}
+    refuse_other_run(path, args, state["args"], free, ("pictures an update", state["pictures"], pictures))
 
 
 @torch.no_grad()
@@ -152,11 +136,3 @@ def restore(run: Any, path: Path, state: dict) -> None:
         set_rng_state(state["ranks"][rank], run.device)
     run.step = state["step"]
     run.log.say(f"Resumed from {path} at step {run.step}")
-
-
-def last_good(run: Any) -> str:
-    """Where to go on from, in words."""
-    last = CheckpointFolder(run.folder, 0, False).last
-    if not last.exists():
-        return "no checkpoint had been written"
-    return f"the last good checkpoint is {last} (--resume {run.folder} goes on)"

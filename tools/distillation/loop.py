@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from ..runs.ending import report
 from ..runs.plan import microbatches
-from ..training.loop import Diverged
 from . import checkpoint
 from .show import show
 
@@ -28,7 +26,7 @@ def train(run: Any) -> None:
         run.log.advance()
         last = run.step == args.max_steps
         if last or run.step % args.log_interval == 0:
-            report(run, terms)
+            report(run, terms, "Distill", args.max_steps)
         if last or run.step % args.save_interval == 0:
             checkpoint.save(run)
         if args.samples and (last or (args.sample_interval and run.step % args.sample_interval == 0)):
@@ -70,20 +68,3 @@ def update(run: Any) -> dict[str, Tensor]:
     if run.ema is not None:
         run.ema.update(run.student, step=run.step)
     return sums
-
-
-def report(run: Any, terms: dict[str, Tensor]) -> None:
-    """A line and a row of steps.csv, over all processes. Raises: Diverged."""
-    names = list(terms)
-    values = torch.stack([torch.as_tensor(terms[name], device=run.device).float() for name in names])
-    means = run.accelerator.reduce(values, reduction="mean").tolist()
-    rate = run.schedule.get_last_lr()[0]
-    row = {"step": run.step} | dict(zip(names, means, strict=True)) | {"lr": rate}
-    if not isfinite(row["loss"]):
-        raise Diverged(f"the loss is NaN or infinite at step {run.step}; {checkpoint.last_good(run)}")
-    if run.log.file is None:
-        run.log.open(run.folder, tuple(row), run.step - 1)
-    run.log.row(row)
-    run.history.append(row)
-    shown = "  ".join(f"{name} {row[name]:.4g}" for name in names)
-    run.log.say(f"Distill: [{run.step:>4d}/{run.args.max_steps}]  {shown}  lr {rate:.3e}")

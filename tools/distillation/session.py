@@ -23,6 +23,7 @@ from ...diffusion.distill import (
 )
 from ..files import check_writable, remove_leftovers, write_atomic
 from ..runs.accelerator import agree, leave, make_accelerator
+from ..runs.ending import finish
 from ..runs.folder import ARGS, choose_folder
 from ..runs.log import Log
 from ..runs.plan import Plan
@@ -94,26 +95,12 @@ def distill(args: argparse.Namespace) -> Run:
     log = Log(accelerator.is_main_process, args.report_to)
     try:
         run = prepare(args, accelerator, log)
-        finish(run)
+        finish(run, train)
         unwrap(run)
     finally:
         log.close()
         leave(accelerator)
     return run
-
-
-def finish(run: Run) -> None:
-    try:
-        train(run)
-    except (OSError, torch.OutOfMemoryError) as error:
-        raise OSError(f"{str(error).splitlines()[0]}; {checkpoint.last_good(run)}") from error
-    except RuntimeError as error:
-        if run.accelerator.num_processes == 1 or "gloo" not in str(error):
-            raise
-        raise OSError(f"another process ended, its own line says why; {checkpoint.last_good(run)}") from error
-    except KeyboardInterrupt:
-        run.log.say(f"Stopped; {checkpoint.last_good(run)}")
-        raise
 
 
 def unwrap(run: Run) -> None:
@@ -125,7 +112,7 @@ def unwrap(run: Run) -> None:
 
 def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     """Everything built and the checkpoint read; the folder is made last."""
-    folder, path = agree(accelerator, choose_folder(args))
+    folder, path = agree(accelerator, choose_folder(args, args.method))
     state = None if path is None else checkpoint.read(path)
     objective = objective_of(args.objective or args.method)
     args.objective, args.train = objective.name, args.train or objective.trains

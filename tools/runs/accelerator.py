@@ -59,3 +59,12 @@ def agree(accelerator: Any, chosen: tuple[Path, Path | None]) -> tuple[Path, Pat
     from accelerate.utils import broadcast_object_list
 
     return tuple(broadcast_object_list(list(chosen)))
+
+
+def gather(accelerator: Any, value: Any) -> list[Any]:
+    """Every process's value, by rank."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])

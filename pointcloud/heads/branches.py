@@ -1,0 +1,47 @@
+"""Small convolution stacks, one for each thing that a head says."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from ..necks.blocks import batch_norm
+
+RARE = -2.19  # bias of a heat map's last convolution: sigmoid(-2.19) = 0.1
+
+
+def conv_norm_relu(in_channels: int, channels: int, *, bias: bool) -> nn.Sequential:
+    """3x3 convolution, BN, ReLU."""
+    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
+    return nn.Sequential(conv, batch_norm(channels), nn.ReLU())
+
+
+class Branches(nn.Module):
+    """``outputs``: name to channels. Each branch: 3x3 convolution, BN, ReLU, 3x3 convolution with a bias.
+
+    The branch named ``rare`` starts at a bias of -2.19, the others with Kaiming weights and biases of zero.
+    """
+
+    def __init__(self, width: int, outputs: Mapping[str, int], *, rare: str, bias: bool) -> None:
+        super().__init__()
+        self.names = tuple(outputs)
+        for name, channels in outputs.items():
+            last = nn.Conv2d(width, channels, 3, padding=1)
+            branch = nn.Sequential(conv_norm_relu(width, width, bias=bias), last)
+            if name == rare:
+                nn.init.constant_(last.bias, RARE)
+            else:
+                start_kaiming(branch)
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, width, Y, X) -> a map (B, channels, Y, X) for each name."""
+        return {name: self.get_submodule(name)(x) for name in self.names}
+
+
+def start_kaiming(module: nn.Module) -> None:
+    """Kaiming-normal convolution weights, biases of zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

@@ -19,6 +19,7 @@ _TYPES = {
     "bfloat16": "bf16",
     "float16": "fp16",
     "float32": "fp32",
+    "float64": "fp64",
     "int32": "i32",
     "int64": "i64",
     "uint8": "u8",

@@ -7,7 +7,16 @@ from ..autocast import as_autocast, exactly
 from ..dispatch import choose
 from ..errors import BackendError
 from ..transforms import derivatives_are_transformed
-from .arguments import BACKENDS, OP, check_initial, check_options, check_tensors, check_tokens
+from .arguments import (
+    BACKENDS,
+    BACKENDS_OF_LARGE_BLOCKS,
+    LARGEST_BLOCK,
+    OP,
+    check_initial,
+    check_options,
+    check_tensors,
+    check_tokens,
+)
 from .normalised import normalised
 from .ops import decay_scan_op
 from .reference import decay_scan_reference
@@ -75,19 +84,23 @@ def decay_scan(
     )
     checks.check_cu_seqlens(OP, cu_seqlens, "q", q)
     check_initial(q, v, normalizer, initial, cu_seqlens)
-    chosen = _choose(backend, q)
+    chosen = _choose(backend, q, symmetric_block)
     words = (symmetric_block, bonus, exclusive, normalizer, input_gate, float(scale), reverse, initial)
     if chosen == "reference":
         with exactly(q):
             return decay_scan_reference(q, k, v, log_decay, *words, cu_seqlens)
     if normalizer == "max":
-        return normalised(q, k, v, log_decay, input_gate, initial, cu_seqlens, float(scale), reverse, chunk)
+        tensors = (q, k, v, log_decay, input_gate, initial, cu_seqlens)
+        return normalised(*tensors, float(scale), reverse, chunk, chosen)
     tensors = (q, k, v, log_decay, None, bonus, initial, cu_seqlens)
-    return decay_scan_op(*tensors, symmetric_block or 0, exclusive, False, float(scale), reverse, chunk)
+    return decay_scan_op(
+        *tensors, symmetric_block or 0, exclusive, False, float(scale), reverse, chunk, chosen
+    )
 
 
-def _choose(backend: str, x: Tensor) -> str:
-    chosen = choose(OP, BACKENDS, backend, x)
+def _choose(backend: str, x: Tensor, symmetric_block: int | None) -> str:
+    large = symmetric_block is not None and symmetric_block > LARGEST_BLOCK
+    chosen = choose(OP, BACKENDS_OF_LARGE_BLOCKS if large else BACKENDS, backend, x)
     if chosen != "reference" and derivatives_are_transformed():
         raise BackendError(
             f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "

@@ -3,14 +3,16 @@
 from torch import Tensor
 
 from .. import checks
-from ..dispatch import Backend
+from ..dispatch import BACKENDS, Backend
 from .state import MaxState
 
 OP = "decay_scan"
-BACKENDS = (
-    Backend("triton", lambda x: "there is no Triton kernel for decay_scan yet", by_name_only=lambda x: False),
-    Backend("eager", lambda x: None, by_name_only=lambda x: False),
-    Backend("reference", lambda x: None, by_name_only=lambda x: True),
+# Tokens of a symmetric block that the Triton kernels take: each is one program's.
+LARGEST_BLOCK = 64
+# Of calls whose symmetric block is larger.
+BACKENDS_OF_LARGE_BLOCKS = (
+    Backend("triton", lambda x: f"takes symmetric_block up to {LARGEST_BLOCK}", lambda x: not x.is_cuda),
+    *BACKENDS[1:],
 )
 
 

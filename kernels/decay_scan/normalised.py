@@ -22,6 +22,7 @@ def normalised(
     scale: float,
     reverse: bool,
     chunk: int,
+    backend: str,
 ) -> tuple[Tensor, MaxState]:
     """With m the running maximum, k_t enters with e^{gate_t - m_t} <= 1 and the state decays by
     e^{log_decay_t + m_{t-1} - m_t} <= 1: a plain scan, whatever m is. The sum of keys n is the state of a
@@ -38,7 +39,7 @@ def normalised(
     maxima = decay_max_op(decay, gate, m, cu_seqlens, reverse)
     under = decay + neighbours(maxima, m, cu_seqlens, reverse) - maxima
     tensors = (q, k, v, under, gate - maxima, None, start, cu_seqlens)
-    sums, S = decay_scan_op(*tensors, 0, False, True, scale, reverse, chunk)
+    sums, S = decay_scan_op(*tensors, 0, False, True, scale, reverse, chunk, backend)
     least = floor(maxima.to(acc)).unsqueeze(-1)
     o = sums[..., :-1] / (torch.maximum(sums[..., -1:].abs(), least) + EPS)
     last = lasts(maxima, m, cu_seqlens, reverse).to(acc)

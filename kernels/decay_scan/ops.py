@@ -1,11 +1,12 @@
 """Registration with torch.library: the scan and the running maximum, forward and backward.
 
-Compilers see one opaque call each.
+Compilers see one opaque call each; ``backend`` names the module that does the scan's work.
 
 Backwards are ops too and have no backward of their own: the scan is not twice differentiable (torch raises
 if asked).
 """
 
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +15,15 @@ from torch import Tensor
 from ..autocast import exactly
 from ..checks import accumulation_dtype, check_offsets
 from . import eager, maximum
+
+
+def module_of(backend: str) -> ModuleType:
+    """Where ``scan_forward`` and ``scan_backward`` are."""
+    if backend == "eager":
+        return eager
+    from . import triton_launch
+
+    return triton_launch
 
 
 def check_values(x: Tensor, cu_seqlens: Tensor | None) -> None:
@@ -43,13 +53,13 @@ def decay_scan_op(
     scale: float,
     reverse: bool,
     chunk: int,
+    backend: str = "eager",
 ) -> tuple[Tensor, Tensor]:
     check_values(q, cu_seqlens)
     inputs = eager.Inputs(q, k, v, log_decay, log_weight, bonus, initial, cu_seqlens)
+    words = eager.Words(symmetric_block, exclusive, count, scale, reverse, chunk)
     with exactly(q):
-        return eager.scan_forward(
-            inputs, eager.Words(symmetric_block, exclusive, count, scale, reverse, chunk)
-        )
+        return module_of(backend).scan_forward(inputs, words)
 
 
 @decay_scan_op.register_fake
@@ -78,11 +88,12 @@ def decay_scan_bwd_op(
     scale: float,
     reverse: bool,
     chunk: int,
+    backend: str = "eager",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = eager.Inputs(q, k, v, log_decay, log_weight, bonus, initial, cu_seqlens)
     words = eager.Words(symmetric_block, exclusive, count, scale, reverse, chunk)
     with exactly(q):
-        grads = eager.scan_backward(do, dstate, inputs, words)
+        grads = module_of(backend).scan_backward(do, dstate, inputs, words)
     return tuple(q.new_empty(0) if g is None else g for g in grads)  # an op cannot return None among tensors
 
 
@@ -101,7 +112,7 @@ def _scan_backward(ctx: Any, do: Tensor, dstate: Tensor) -> tuple:
     saved = ctx.saved_tensors  # read once: under activation checkpointing a second unpacking is an error
     grads = decay_scan_bwd_op(do.contiguous(), dstate.contiguous(), *saved, *ctx.words)
     given = (None if x is None else g for x, g in zip(saved[:7], grads, strict=True))
-    return *given, None, *(None,) * 6
+    return *given, None, *(None,) * 7
 
 
 decay_scan_op.register_autograd(_scan_backward, setup_context=_keep_scan)

@@ -97,7 +97,11 @@ REFUSED = {
     ),
     "segments of 2 rows": ({"cu_seqlens": cu(0, 6)}, ShapeError, r"q must have B = 1 with cu_seqlens .* got B = 2"),
     "backend": ({"backend": "egaer"}, ValueError, r"backend must be one of .* got 'egaer' \(did you mean 'eager'\?\)"),
-    "triton": ({"backend": "triton"}, BackendError, r"no backend for backend='triton' \(triton: there is no Triton kernel for decay_scan yet\)"),
+    "triton": ({"backend": "triton"}, BackendError, r"no backend for backend='triton' \(triton: "),
+    "triton block": (
+        {"log_decay": -torch.rand(2), "symmetric_block": 65, "backend": "triton"}, BackendError,
+        r"\(triton: takes symmetric_block up to 64\)"
+    ),
 }  # fmt: skip
 
 

@@ -1,18 +1,25 @@
 """Convolutions over the occupied cells of a grid, by lists of pairs. Equations in README.md."""
 
+import torch
 from torch import Tensor
 
 from .. import checks
 from ..autocast import as_autocast, exactly
-from ..dispatch import BACKENDS, choose
+from ..dispatch import BACKENDS as OWN
+from ..dispatch import Backend, choose
 from ..errors import BackendError
 from ..transforms import derivatives_are_transformed
 from .arguments import check_features, check_rows, check_weight
 from .ops import depthwise_op, sparse_conv_op
-from .pairs import ConvPairs, strided_pairs, submanifold_pairs
+from .pairs import ConvPairs
 from .reference import depthwise_sparse_conv_reference, sparse_conv_reference
+from .spconv_backend import spconv_conv, why_no_spconv
+from .strided import strided_pairs
+from .submanifold import submanifold_pairs
 
 __all__ = ["ConvPairs", "depthwise_sparse_conv", "sparse_conv", "strided_pairs", "submanifold_pairs"]
+
+BACKENDS = (*OWN, Backend("spconv", why_no_spconv, by_name_only=lambda x: True))
 
 
 def sparse_conv(
@@ -28,7 +35,8 @@ def sparse_conv(
         weight: [Cout, kz, ky, kx, Cin], spconv's layout, in x's dtype.
         pairs: of ``submanifold_pairs`` or ``strided_pairs``; M = pairs.n_in.
         bias: (Cout,) in x's dtype.
-        backend: "auto", "triton" (CUDA), "eager", "reference" (the definition, float64).
+        backend: "auto", "triton" (CUDA), "eager", "reference" (the definition, float64), or "spconv" (CUDA,
+            with that package installed; by name only).
     Returns: (pairs.n_out, Cout) in x's dtype, accumulated in float32 (float64 for float64).
     Raises: ShapeError, ValueError or TypeError that name the argument; BackendError when a backend asked for
         by name cannot run, and under torch.func and forward-mode derivatives (only "reference" takes them).
@@ -45,11 +53,12 @@ def sparse_conv(
     if bias is not None:
         checks.check_shape(op, "bias", bias, "(Cout,)", (out,))
         checks.check_like(op, "bias", bias, "x", x)
-    chosen = _choose(op, backend, x)
-    if chosen == "reference":
+    chosen = _choose(op, BACKENDS, backend, x)
+    if chosen in ("reference", "spconv"):
         with exactly(x):
-            return sparse_conv_reference(x, weight, bias, pairs)
-    lists = (pairs.inputs, pairs.outputs, pairs.offsets)
+            run = sparse_conv_reference if chosen == "reference" else spconv_conv
+            return run(x, weight, bias, pairs)
+    lists = _lists(pairs, chosen, x, weight)
     return sparse_conv_op(x, weight, bias, *lists, pairs.n_out, pairs.identity, chosen)
 
 
@@ -59,7 +68,7 @@ def depthwise_sparse_conv(x: Tensor, weight: Tensor, pairs: ConvPairs, *, backen
     Args:
         x: (M, C) features of the input cells, as in ``sparse_conv``.
         weight: [kz, ky, kx, C] in x's dtype.
-        pairs, backend: as in ``sparse_conv``.
+        pairs, backend: as in ``sparse_conv``, but spconv has no depthwise convolution.
     Returns: (pairs.n_out, C) in x's dtype, accumulated in float32 (float64 for float64).
     Raises: as ``sparse_conv``.
     Once differentiable in x and weight. No atomics: the same input gives the same bits.
@@ -70,11 +79,11 @@ def depthwise_sparse_conv(x: Tensor, weight: Tensor, pairs: ConvPairs, *, backen
     x, weight = (as_autocast(t) if isinstance(t, Tensor) else t for t in (x, weight))
     check_rows(op, x, pairs.n_in, pairs.inputs)
     check_weight(op, weight, "[kz, ky, kx, C]", (*pairs.kernel_size, x.shape[1]), x)
-    chosen = _choose(op, backend, x)
+    chosen = _choose(op, OWN, backend, x)
     if chosen == "reference":
         with exactly(x):
             return depthwise_sparse_conv_reference(x, weight, pairs)
-    lists = (pairs.inputs, pairs.outputs, pairs.offsets)
+    lists = _lists(pairs, chosen, x, weight)
     return depthwise_op(x, weight, *lists, pairs.n_out, pairs.identity, chosen)
 
 
@@ -83,8 +92,17 @@ def _check_pairs(op: str, pairs: object) -> None:
         raise TypeError(f"{op}: pairs must be a ConvPairs, got {type(pairs).__name__}")
 
 
-def _choose(op: str, backend: str, x: Tensor) -> str:
-    chosen = choose(op, BACKENDS, backend, x)
+def _lists(pairs: ConvPairs, chosen: str, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+    """(inputs, outputs, offsets, table, transposed table) as the backend takes them."""
+    if chosen == "eager":
+        return pairs.inputs, pairs.outputs, pairs.offsets, None, None
+    wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    tables = (pairs.table(), pairs.transposed_table() if wanted else None)
+    return pairs.inputs, pairs.outputs, pairs.device_offsets(), *tables
+
+
+def _choose(op: str, backends: tuple[Backend, ...], backend: str, x: Tensor) -> str:
+    chosen = choose(op, backends, backend, x)
     if chosen != "reference" and derivatives_are_transformed():
         raise BackendError(
             f"{op}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "

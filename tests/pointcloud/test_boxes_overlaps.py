@@ -55,6 +55,16 @@ def test_equal_touching_and_nearly_aligned_boxes_share_the_exact_area():
     torch.testing.assert_close(bev_intersections(a[keep], b[keep]), exact_areas(a[keep], b[keep]), **EXACT)
 
 
+@pytest.mark.parametrize("turn", [1e-16, 1e-15, 3e-15, 1e-14, 1e-13, 1e-9])
+@pytest.mark.parametrize("shift", [0.0, 1e-16, 1e-15, 1e-14, 1e-13])
+def test_a_turn_or_shift_of_rounding_size_loses_no_corner(turn, shift):
+    for yaw in (0.0, 0.3, math.pi / 2):
+        for dy in (2.0, 1.0):
+            other = box(x=shift, y=-shift, dy=dy, yaw=yaw + turn)
+            shared = bev_intersections(box(yaw=yaw), other).item()
+            assert shared == pytest.approx(4 * dy, abs=8 * (turn + 2 * shift) + 1e-13)
+
+
 @pytest.mark.parametrize(
     ("other", "area"),
     [

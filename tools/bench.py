@@ -7,6 +7,7 @@ BENCHES = {
     "kernels": ("bench_kernels", "the linear-attention ops against upstream's formula and softmax"),
     "local-attn": ("bench_local_attn", "local attention against FlexAttention and full softmax"),
     "gpu": ("bench_gpu", "the Triton kernels on a GPU against plain torch, softmax and compiled rivals"),
+    "scatterformer": ("bench_scatterformer", "attention in unequal windows: packed, padded, looped"),
     "models": ("bench_models", "whole models: eager and folded, at several sizes"),
     "diffusion": ("bench_diffusion", "one denoising step of real-width models, softmax against linear"),
     "detection": ("bench_detection", "detectors of configs/detection: parameters and multiply-adds"),

@@ -6,19 +6,17 @@ peaks are read before and after; ``--save`` keeps the rows only when the two rea
 """
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from . import bench_rows
+from .bench_rows import compared, cpu_seconds
 
 SHAPES = ((8, 8, 3136, 32), (1, 8, 16384, 40), (1, 10, 65536, 64), (1, 24, 16384, 128))  # B, H, N, D
 DTYPES = ("float32", "bfloat16")
 PASSES = ("forward", "training")  # training: forward and backward
 RESULTS = Path(__file__).parent / "results" / "kernels-cpu.jsonl"
-DRIFT = 0.15
 SOFTMAX_ROUNDS = 2  # it takes seconds to minutes a call
 
 
@@ -29,47 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="repeatable; default: both")
     parser.add_argument("--only", choices=PASSES, help="forward alone, or forward + backward alone")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5, at least 5 to save)")
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out torch.compile (it takes a minute)"
     )
     parser.add_argument("--no-softmax", action="store_true", help="leave out softmax attention")
-    parser.add_argument(
-        "--save", action="store_true", help=f"replace the rows in {RESULTS.name} when all went well"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where --save writes")
+    bench_rows.add_arguments(parser, RESULTS)
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
-    from . import kernel_rivals
-    from .demo.machine import commit, processor
-
     shapes = [parse_shape(s) for s in args.shape] if args.shape else SHAPES
-    if args.rounds < 1 or (args.save and args.rounds < 5):
-        raise ValueError(f"--rounds must be >= 1, and >= 5 with --save, got {args.rounds}")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    before = kernel_rivals.peaks(fastest)
-    print(f"{processor()} {flags()} | torch {torch.__version__} | 1 thread, CPU time | commit {commit()}")
-    print("peaks: " + ", ".join(f"{name} {value:.1f}" for name, value in before.items()))
-    rows = []
-    for shape in shapes:
-        for dtype in args.dtype or DTYPES:
-            for kind in [args.only] if args.only else PASSES:
-                rows.append(bench(shape, dtype, kind, args))
-                print(line(rows[-1]), flush=True)
-    after = kernel_rivals.peaks(fastest)
-    drift = max(abs(after[name] / value - 1) for name, value in before.items())
-    print(f"peaks moved by {drift:.0%} during the run")
-    if not args.save:
-        return 0
-    if drift > DRIFT:
-        print(f"not saved: the machine's peaks moved by more than {DRIFT:.0%}; run again when it is quiet")
-        return 1
-    save(args.out, rows, before, after)
-    return 0
+    rows = (
+        lambda words=(shape, dtype, kind): bench(*words, args)
+        for shape in shapes
+        for dtype in args.dtype or DTYPES
+        for kind in ([args.only] if args.only else PASSES)
+    )
+    return bench_rows.run(args, "linzoo bench kernels --save", rows, line)
 
 
 def shape_name(shape: tuple[int, ...]) -> str:
@@ -81,17 +54,6 @@ def parse_shape(text: str) -> tuple[int, ...]:
     if len(parts) != 4 or not all(part.isdigit() and int(part) for part in parts):
         raise ValueError(f"--shape must be four sizes B,H,N,D > 0, got {text!r}")
     return tuple(int(part) for part in parts)
-
-
-def fastest(run: Callable[[], object], rounds: int = 5) -> float:
-    run()
-    return min(cpu_seconds(run) for _ in range(rounds))
-
-
-def cpu_seconds(run: Callable[[], object]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 def bench(shape: tuple[int, ...], dtype: str, kind: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -113,10 +75,7 @@ def bench(shape: tuple[int, ...], dtype: str, kind: str, args: argparse.Namespac
         scale["softmax"] = tokens / rivals.softmax_queries(tokens)
     times = interleaved(variants, qkv, heads, args.rounds, scale)
     row: dict[str, Any] = {"shape": dict(zip("BHND", shape, strict=True)), "dtype": dtype, "pass": kind}
-    row["ratio"] = {
-        name: spread(ratios(t, times["eager"]), 2) for name, t in times.items() if name != "eager"
-    }
-    row["ms"] = {name: spread([1e3 * x for x in t], 1) for name, t in times.items()}
+    row |= compared(times, "eager")
     row["rounds"] = args.rounds
     if kind == "forward":
         output = batch * heads * tokens * width * qkv.element_size()
@@ -142,17 +101,6 @@ def interleaved(
     return times
 
 
-def ratios(rival: list[float], own: list[float]) -> list[float]:
-    return [a / b for a, b in zip(rival, own, strict=False)]
-
-
-def spread(values: list[float], digits: int) -> dict[str, float]:
-    return {
-        name: round(pick(values), digits)
-        for name, pick in (("median", statistics.median), ("min", min), ("max", max))
-    }
-
-
 def line(row: dict[str, Any]) -> str:
     """Ratios first: how many times longer than ours, with their spread; then our time."""
     parts = [
@@ -168,33 +116,3 @@ def line(row: dict[str, Any]) -> str:
     if "allocated_over_output" in row:
         text += f", allocates {row['allocated_over_output']:.2f}x its output"
     return text + (" | * scaled from 2,048 queries" if "softmax_scaled_from_queries" in row else "")
-
-
-def flags() -> list[str]:
-    """The vector extensions that decide how fast matrix products are here."""
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return []
-    return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in words]
-
-
-def save(out: Path, rows: list[dict[str, Any]], before: dict[str, float], after: dict[str, float]) -> None:
-    import torch
-
-    from .demo.machine import commit, processor
-    from .files import write_atomic
-
-    common = {
-        "command": "linzoo bench kernels --save",
-        "commit": commit(),
-        "device": processor(),
-        "flags": flags(),
-        "torch": torch.__version__,
-        "threads": 1,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "peaks_before": {name: round(value, 2) for name, value in before.items()},
-        "peaks_after": {name: round(value, 2) for name, value in after.items()},
-    }
-    write_atomic(out, "".join(json.dumps(row | common) + "\n" for row in rows).encode())
-    print(f"{len(rows)} rows written to {out}")

@@ -5,13 +5,12 @@ median of the rounds' own ratios. FlexAttention has its tokens in raster order a
 """
 
 import argparse
-import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .bench_kernels import DRIFT, cpu_seconds, fastest, flags, ratios, spread
+from . import bench_rows
+from .bench_rows import compared, interleaved, ratio_text
 
 # Heads, grid height and width, text tokens, width D.
 SHAPES = ((4, 64, 64, 128, 64), (2, 128, 128, 128, 64), (24, 64, 64, 512, 128))
@@ -24,44 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shape", action="append", metavar="H,HEIGHT,WIDTH,TEXT,D", help=f"repeatable; default: {names}"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (default 5, at least 5 to save)")
     parser.add_argument(
         "--training", action="store_true", help="forward and backward (without FlexAttention)"
     )
     parser.add_argument(
         "--no-flex", action="store_true", help="leave out FlexAttention (a minute to compile)"
     )
-    parser.add_argument("--save", action="store_true", help=f"replace the rows in {RESULTS.name}")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where --save writes")
+    bench_rows.add_arguments(parser, RESULTS)
 
 
 def run(args: argparse.Namespace) -> int:
-    import torch
-
-    from . import kernel_rivals
-    from .demo.machine import commit, processor
-
     shapes = [parse_shape(s) for s in args.shape] if args.shape else SHAPES
-    if args.rounds < 1 or (args.save and args.rounds < 5):
-        raise ValueError(f"--rounds must be >= 1, and >= 5 with --save, got {args.rounds}")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    before = kernel_rivals.peaks(fastest)
-    print(f"{processor()} {flags()} | torch {torch.__version__} | 1 thread, CPU time | commit {commit()}")
-    rows = []
-    for shape in shapes:
-        rows.append(bench(shape, args))
-        print(line(rows[-1]), flush=True)
-    after = kernel_rivals.peaks(fastest)
-    drift = max(abs(after[name] / value - 1) for name, value in before.items())
-    print(f"peaks moved by {drift:.0%} during the run")
-    if not args.save:
-        return 0
-    if drift > DRIFT:
-        print(f"not saved: the machine's peaks moved by more than {DRIFT:.0%}; run again when it is quiet")
-        return 1
-    save(args.out, rows, {"peaks_before": before, "peaks_after": after})
-    return 0
+    rows = (lambda shape=shape: bench(shape, args) for shape in shapes)
+    return bench_rows.run(args, "linzoo bench local-attn --save", rows, line)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -82,16 +56,11 @@ def bench(shape: tuple[int, ...], args: argparse.Namespace) -> dict[str, Any]:
         variants = {name: with_backward(call) for name, call in variants.items()}
     elif not args.no_flex:
         variants["flex"] = flex(height, width, text)
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for i in range(args.rounds + 1):  # the first round warms up
-        for name, call in variants.items():
-            seconds = cpu_seconds(lambda call=call: call(qkv))
-            if i:
-                times[name].append(seconds)
+    calls = {name: lambda call=call: call(qkv) for name, call in variants.items()}
+    times = interleaved(calls, args.rounds)
     row: dict[str, Any] = {"shape": dict(zip(("H", "height", "width", "text", "D"), shape, strict=True))}
     row |= {"radius": RADIUS, "pass": "training" if args.training else "forward", "rounds": args.rounds}
-    row["ratio"] = {n: spread(ratios(t, times["eager"]), 2) for n, t in times.items() if n != "eager"}
-    row["ms"] = {name: spread([1e3 * x for x in t], 1) for name, t in times.items()}
+    row |= compared(times, "eager")
     if "flex" in variants:
         row["largest_difference_to_flex"] = float(
             (variants["flex"](qkv) - variants["eager"](qkv)).abs().max()
@@ -147,23 +116,8 @@ def with_backward(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    parts = [f"{n} {r['median']:.2f}x ({r['min']:.2f}-{r['max']:.2f})" for n, r in row["ratio"].items()]
     own = row["ms"]["eager"]
     name = ",".join(map(str, row["shape"].values()))
     return (
-        f"{name:>18} {row['pass']}: {', '.join(parts)} | eager {own['median']} ms ({own['min']}-{own['max']})"
+        f"{name:>18} {row['pass']}: {ratio_text(row)} | eager {own['median']} ms ({own['min']}-{own['max']})"
     )
-
-
-def save(out: Path, rows: list[dict[str, Any]], peaks: dict[str, dict[str, float]]) -> None:
-    import torch
-
-    from .demo.machine import commit, processor
-    from .files import write_atomic
-
-    common = {"command": "linzoo bench local-attn --save", "commit": commit(), "device": processor()}
-    common |= {"flags": flags(), "torch": torch.__version__, "threads": 1}
-    common |= {"date": datetime.now(UTC).strftime("%Y-%m-%d")}
-    common |= {name: {n: round(x, 2) for n, x in values.items()} for name, values in peaks.items()}
-    write_atomic(out, "".join(json.dumps(row | common) + "\n" for row in rows).encode())
-    print(f"{len(rows)} rows written to {out}")

@@ -43,14 +43,15 @@ def selective_scan(
             cast.
         delta: (B, N, C) step of each token and channel, after its softplus; meant >= 0 (not checked). Any
             floating dtype; float32 is advised.
-        A: (C, S) log decay of a step of 1, meant <= 0 (not checked): -exp(A_log) in Mamba. Any floating dtype.
+        A: (C, S) log decay of a step of 1, meant <= 0 (not checked): -exp(A_log) in Mamba. Any floating
+            dtype.
         B, C: (B, N, S) in u's dtype: what a token writes and reads with, the same for all channels.
         D: (C,) weight of u itself, any floating dtype; None: 0.
-        initial: (R, C, S) state before the first token, float32 (float64 for float64); None: 0. R = B rows, or
-            G segments.
+        initial: (R, C, S) state before the first token, float32 (float64 for float64); None: 0. R = B rows,
+            or G segments.
         reverse: from the last token to the first, as if u, delta, B, C and y were flipped along N.
-        cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments are scanned on their own. Values are
-            checked on the CPU only.
+        cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments are scanned on their own. Values
+            are checked on the CPU only.
         backend: "auto", "triton" (CUDA), "eager", "reference" (slow: the definition, in float64).
     Returns: y (B, N, C) in u's dtype, and the state after the last token, (R, C, S), float32 (float64 for
         float64). A call that starts from the state of another continues it. Empty segments pass their initial

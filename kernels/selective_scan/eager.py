@@ -1,7 +1,7 @@
-"""The scan in plain torch: whole chunks for what tokens do on their own, one in-place call a step for the rest.
+"""The scan in plain torch: whole chunks for what tokens do on their own, one in-place call a step otherwise.
 
-Within a chunk of at most 64 steps a temporary holds every state; between chunks only the last ones are kept. Lanes are
-(S, channels), the channels innermost. States in float32 (float64 for float64). Works on every device.
+Within a chunk of at most 64 steps a temporary holds every state; between chunks only the last ones are kept.
+States are (S, channels), channels innermost, in float32 (float64 for float64). Works on every device.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Room:
         return self.whole[name][:count].view(tokens, size, channels)
 
     def steps(self, name: str, x: Tensor, pattern: Pattern) -> list[Tensor]:
-        """``x``, which was taken by that name, cut by step; the views of the chunk before if it was like this."""
+        """``x``, taken by that name, cut by step; the views of the chunk before where that was like this."""
         known = self.split.get(name)
         if known is None or known[0] is not pattern or known[1] != tuple(x.shape[1:]):
             known = (pattern, tuple(x.shape[1:]), [x[a:b] for a, b in pattern.steps])

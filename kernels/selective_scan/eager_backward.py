@@ -66,7 +66,7 @@ def backward(dy: Tensor, dstate: Tensor, x: Inputs, kept: Tensor) -> tuple[Tenso
 def _adjoint(
     block: Block, out: Tensor, A: Tensor, h: Tensor, arriving: Tensor, pattern: Pattern, room: Room
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(states h_t, gradients g_t, e_t) of a chunk; ``arriving`` at the lanes' last states moves to before the chunk."""
+    """(h_t, g_t, e_t) of a chunk; ``arriving``, at the lanes' last states, becomes what leaves the chunk."""
     a, states = walk(block, A, h, pattern, room)
     g = room.take("g", *a.shape)
     torch.mul(block.C, out, out=g)

@@ -1,8 +1,8 @@
 """Registration with torch.library: one op forward, one backward, opaque to compilers.
 
-Each takes flat tensors and plain values; ``backend`` names the module that does the work. Besides y and the state the
-forward returns the states that its backward starts from (none with ``keep`` False: then that computes them again). The
-backward has no backward of its own: torch raises if asked for one.
+Each takes flat tensors and plain values; ``backend`` names the module that does the work. Besides y and the
+state the forward returns the states that its backward starts from; with ``keep`` False none, and then the
+backward computes them again. It has no backward of its own: torch raises if asked for one.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Which tokens are scanned side by side, and in which order.
 
-Rows or segments are lanes that advance together, the longest first, so that the lanes which still have a token are
-always the first ones: nothing is padded. Tokens lie step by step, those of one step in the order of lanes.
+Rows or segments are lanes that advance together, the longest first, so that the lanes which still have a
+token are always the first ones: nothing is padded. Tokens lie step by step, in the order of lanes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ ROOM = 1 << 19  # numbers in one temporary: a CPU's cache holds two
 class Pattern(NamedTuple):
     """The lanes of a chunk's steps, as places among its tokens.
 
-    steps: (start, stop) of each step.  ends: (step, first lane, last lane + 1) of lanes whose last token in the chunk
-    that step is.  moves: (start, stop, earlier) where tokens start .. stop - 1 follow those at ``earlier`` on.
+    steps: (start, stop) of each step.  ends: (step, first, stop) of lanes whose last token in the chunk is of
+    that step.  moves: (start, stop, earlier): tokens start .. stop - 1 follow those from ``earlier`` on.
     """
 
     steps: tuple[tuple[int, int], ...]
@@ -30,7 +30,7 @@ class Pattern(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Up to CHUNK steps of some lanes. kept: where the lanes' states before it are kept; None: their first."""
+    """Up to CHUNK steps of lanes. kept: where their states before it are kept; None: those are the first."""
 
     tokens: Tensor
     pattern: Pattern
@@ -72,7 +72,7 @@ def kept_states(rows: int, tokens: int, packed: bool) -> int:
 
 
 def lanes(u: Tensor, cu_seqlens: Tensor | None, reverse: bool, width: int) -> Iterator[Lanes]:
-    """All sequences that have a token, in groups whose temporaries, ``width`` numbers a token, fit in ROOM."""
+    """All sequences that have a token, in groups whose temporaries (``width`` a token) fit in ROOM."""
     if cu_seqlens is None:
         lengths = torch.full((u.shape[0],), u.shape[1], device=u.device)
         starts = torch.arange(u.shape[0], device=u.device) * u.shape[1]

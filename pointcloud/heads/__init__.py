@@ -5,13 +5,26 @@ weighted scalar terms to add up, ``decode(raw)`` a list with the Detections of e
 """
 
 from .center_head import CenterHead
-from .options import ONCE_LOSSES, SCATTERFORMER_LOSSES, WAYMO_DECODING, Decoding, LossWeights
+from .options import (
+    NUSCENES_LOSSES,
+    ONCE_LOSSES,
+    SCATTERFORMER_LOSSES,
+    SCATTERFORMER_NUSCENES_LOSSES,
+    WAYMO_DECODING,
+    Decoding,
+    LossWeights,
+)
+from .transfusion_head import TransFusionHead, nuscenes_decoding
 
 __all__ = [
+    "NUSCENES_LOSSES",
     "ONCE_LOSSES",
     "SCATTERFORMER_LOSSES",
+    "SCATTERFORMER_NUSCENES_LOSSES",
     "WAYMO_DECODING",
     "CenterHead",
     "Decoding",
     "LossWeights",
+    "TransFusionHead",
+    "nuscenes_decoding",
 ]

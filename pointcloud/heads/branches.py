@@ -1,5 +1,6 @@
 """Small convolution stacks, one for each thing that a head says."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -36,6 +37,40 @@ class Branches(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, width, Y, X) -> a map (B, channels, Y, X) for each name."""
         return {name: self.get_submodule(name)(x) for name in self.names}
+
+
+class QueryBranches(nn.Module):
+    """As ``Branches``, on rows of queries: both convolutions have kernel 1, the first is ``hidden`` wide."""
+
+    def __init__(
+        self, width: int, outputs: Mapping[str, int], *, rare: str, bias: bool, eps: float, hidden: int = 64
+    ) -> None:
+        super().__init__()
+        self.names = tuple(outputs)
+        for name, channels in outputs.items():
+            norm = nn.BatchNorm1d(hidden, eps=eps, momentum=0.01)
+            first = nn.Sequential(nn.Conv1d(width, hidden, 1, bias=bias), norm, nn.ReLU())
+            last = nn.Conv1d(hidden, channels, 1)
+            branch = nn.Sequential(first, last)
+            if name == rare:
+                nn.init.constant_(last.bias, RARE)
+            else:
+                start_kaiming(branch)
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, width, Q) -> (B, channels, Q) for each name."""
+        return {name: self.get_submodule(name)(x) for name in self.names}
+
+
+def heat_map_stack(width: int, classes: int, *, bias: bool, eps: float) -> nn.Sequential:
+    """3x3 convolution (``0.conv``), BN (``0.bn``), ReLU, 3x3 convolution to the classes (``1``)."""
+    conv = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+    norm = nn.BatchNorm2d(width, eps=eps, momentum=0.01)
+    first = nn.Sequential(OrderedDict(conv=conv, bn=norm, relu=nn.ReLU()))
+    last = nn.Conv2d(width, classes, 3, padding=1)
+    nn.init.constant_(last.bias, RARE)
+    return nn.Sequential(first, last)
 
 
 def start_kaiming(module: nn.Module) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..losses import at_least_float32, gaussian_focal_loss, sum_over_objects
+from ..losses import at_least_float32, gaussian_focal_loss
 from ..records import Detections, Labels
 from ..voxels import VoxelGrid
-from .box_terms import overlap_branch_loss, overlap_loss
+from .box_terms import box_terms
 from .branches import Branches, conv_norm_relu
 from .cells import MapCells
 from .center_code import CODE, VELOCITY, decode
@@ -78,25 +77,13 @@ class CenterHead(nn.Module):
         Each is divided by the number of objects of the whole batch, or by 1. NaN velocities teach nothing.
         Raises: ValueError for labels that do not fit.
         """
-        target, weights = self.targets(raw, labels), self.losses
-        code = self.code_at(raw, target.sample, target.row, target.column)
-        known = target.code.isfinite()
-        error = F.l1_loss(code, torch.where(known, target.code, code.detach()), reduction="none")
-        per_code = code.new_ones(code.shape[1])
-        per_code[8:] = weights.velocity
-        terms = {
-            "heatmap": weights.heatmap * gaussian_focal_loss(raw["hm"], target.heat),
-            "box": weights.box * sum_over_objects(error, per_code),
-        }
-        corner = torch.stack((target.column, target.row), dim=1)
-        boxes = decode(code, corner, self.cells)[:, :7]
-        if "iou" in raw:
-            said = raw["iou"][target.sample, 0, target.row, target.column]
-            terms["iou"] = weights.iou * overlap_branch_loss(said, boxes, target.boxes[:, :7])
-        if weights.box_loss is not None:
-            between = overlap_loss(weights.box_loss, boxes, target.boxes[:, :7])
-            terms["overlap"] = weights.overlap * between
-        return terms
+        target = self.targets(raw, labels)
+        at = (target.sample, target.row, target.column)
+        code = self.code_at(raw, *at)
+        boxes = decode(code, torch.stack((target.column, target.row), dim=1), self.cells)
+        said = raw["iou"][at[0], 0, at[1], at[2]] if "iou" in raw else None
+        heat = self.losses.heatmap * gaussian_focal_loss(raw["hm"], target.heat)
+        return {"heatmap": heat} | box_terms(self.losses, code, target.code, boxes, target.boxes, said)
 
     def code_at(self, raw: dict[str, Tensor], sample: Tensor, row: Tensor, column: Tensor) -> Tensor:
         """The code of cells: three (K,) int64 -> (K, 8 or 10)."""

@@ -62,7 +62,9 @@ class Decoding:
 
 WAYMO_DECODING = Decoding(iou_power=(0.68, 0.71, 0.65), nms=(0.75, 0.6, 0.55))  # vehicle, pedestrian, cyclist
 ONCE_LOSSES = LossWeights(box=1.0)
-SCATTERFORMER_LOSSES = LossWeights(box_loss="diou")
+SCATTERFORMER_LOSSES = LossWeights(box_loss="diou")  # Waymo
+NUSCENES_LOSSES = LossWeights(box=0.25, iou=0.5)
+SCATTERFORMER_NUSCENES_LOSSES = LossWeights(box=0.25, iou=0.5, box_loss="diou", overlap=0.5)
 
 
 def per_class(name: str, value: object, classes: int) -> tuple:

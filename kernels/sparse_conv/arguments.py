@@ -46,8 +46,9 @@ def check_geometry(
     )
 
 
-def check_coords(op: str, coords: object, shape: Triple, *, values: bool) -> None:
-    """(M, 4) int64 rows (b, z, y, x); with ``values``, all within the grid."""
+def check_coords(op: str, coords: object, shape: Triple, spaced: Triple, *, values: bool) -> None:
+    """(M, 4) int64 rows (b, z, y, x); with ``values``, all within the grid, and few enough samples for keys
+    of ``spaced`` cells along each axis."""
     if not isinstance(coords, Tensor):
         raise TypeError(f"{op}: coords must be a tensor (M, 4), got {type(coords).__name__}")
     if coords.dim() != 2 or coords.shape[1] != 4:
@@ -57,7 +58,7 @@ def check_coords(op: str, coords: object, shape: Triple, *, values: bool) -> Non
     if not values or not len(coords):
         return
     low, high = (x.tolist() for x in coords.aminmax(dim=0))
-    room = (LARGEST // math.prod(2 * size for size in shape), *shape)
+    room = (LARGEST // math.prod(spaced), *shape)
     for axis, size, first, last in zip("bzyx", room, low, high, strict=True):
         if first < 0 or last >= size:
             raise ValueError(

@@ -10,9 +10,15 @@ from torch import Tensor
 from .geometry import Triple
 
 
+def spaced(shape: Triple, kernel: Triple) -> Triple:
+    """Cells along each axis with the gap between rows, planes and samples: the kernel's radius."""
+    depth, height, width = (size + k // 2 for size, k in zip(shape, kernel, strict=True))
+    return depth, height, width
+
+
 def padded_keys(coords: Tensor, shape: Triple, kernel: Triple) -> tuple[Tensor, Triple]:
     """(M,) int64 keys, rising in (b, z, y, x) order, and how far a step along z, y and x moves one."""
-    depth, height, width = (size + k // 2 for size, k in zip(shape, kernel, strict=True))
+    depth, height, width = spaced(shape, kernel)
     b, z, y, x = coords.unbind(1)
     return ((b * depth + z) * height + y) * width + x, (height * width, width, 1)
 

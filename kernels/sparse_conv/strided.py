@@ -35,7 +35,8 @@ def strided_pairs(
     shape = check_shape(op, shape)
     kernel, stride, padding = check_geometry(op, kernel_size, stride, padding)
     grid = out_size(op, shape, kernel, stride, padding)
-    check_coords(op, coords, shape, values=check)
+    larger = tuple(max(sizes) for sizes in zip(shape, grid, strict=True))
+    check_coords(op, coords, shape, larger, values=check)
     order, _ = sorted_ranks(op, padded_keys(coords, shape, (1, 1, 1))[0], check)
     inputs, touched = [], []
     for cell in cells(kernel):

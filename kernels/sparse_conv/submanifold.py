@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .arguments import check_coords, check_kernel, check_shape
 from .geometry import Triple, cells
-from .keys import padded_keys, sorted_ranks
+from .keys import padded_keys, sorted_ranks, spaced
 from .pairs import ConvPairs, joined
 
 
@@ -25,7 +25,7 @@ def submanifold_pairs(
     """
     op = "submanifold_pairs"
     shape, kernel = check_shape(op, shape), check_kernel(op, kernel_size, odd=True)
-    check_coords(op, coords, shape, values=check)
+    check_coords(op, coords, shape, spaced(shape, kernel), values=check)
     keys, strides = padded_keys(coords, shape, kernel)
     order, ranks = sorted_ranks(op, keys, check)
     rows = torch.arange(len(keys), device=keys.device)

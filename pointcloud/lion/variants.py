@@ -82,12 +82,18 @@ FORMS = {
     ),
 }
 
-OPERATORS = ("retnet", "mamba", "rwkv", "mlstm", "ttt")  # those of the paper
+OPERATORS: dict[str, dict[str, object]] = {  # those of the paper, with the words that the defaults miss
+    "retnet": {},
+    "mamba": {},
+    "rwkv": {"heads": 4},  # at either width
+    "mlstm": {},
+    "ttt": {},
+}
 
 VARIANTS = {
-    f"lion_{operator}_{form}": replace(config, operator=operator)
+    f"lion_{operator}_{form}": replace(config, operator=operator, operator_words=words)
     for form, config in FORMS.items()
-    for operator in OPERATORS
+    for operator, words in OPERATORS.items()
 }
 
 PUBLISHED = (  # variants that the paper reports results of; the others are built of the same parts

@@ -7,16 +7,19 @@ real traffic.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from ..records import Frame, Labels
+from ..metrics import CountedLabels, synthetic_metrics
+from ..records import Detections, Frame, Labels
 from .raycast import Sensor, Solids, cast
 from .shapes import CLASSES, ROAD_USERS, draw_size, solid_pieces
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
+OVERLAPS = {"Car": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}  # KITTI's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class SyntheticScenes:
     """
 
     classes = CLASSES
+    point_features = 4
 
     def __init__(
         self, split: str = "train", length: int = 1000, seed: int = 0, options: SceneOptions | None = None
@@ -72,6 +76,27 @@ class SyntheticScenes:
             raise IndexError(f"index must be in 0 .. {self.length - 1}, got {index}")
         chance = np.random.default_rng([self.seed, SPLITS[self.split], index])
         return draw_scene(self.options, chance, f"{self.split}-{self.seed}-{index:06d}")
+
+    def metric_labels(self, frame: Frame) -> CountedLabels:
+        """What ``score`` must know of a frame."""
+        return CountedLabels(
+            boxes=frame.labels.boxes, classes=frame.labels.classes, num_points=frame.info["num_points"]
+        )
+
+    def score(self, detections: Sequence[Detections], labels: Sequence[CountedLabels]) -> dict[str, float]:
+        """AP at 40 recall positions in 3D and BEV, and errors of centres and headings.
+
+        ``score`` is the mean over classes of the 3D AP of all labelled objects. Names are
+        ``<class>_<figure>`` for all labelled objects and ``<class>_ap_3d_easy``, ``_moderate`` for those
+        with many points.
+        """
+        found = synthetic_metrics(detections, labels, classes=self.classes, iou=OVERLAPS)
+        figures = {"score": found["mean"]["hard"]["ap_3d"]}
+        for name in (*self.classes, "mean"):
+            rows = found["mean"] if name == "mean" else found["classes"][name]
+            figures |= {f"{name}_{key}": float(value) for key, value in rows["hard"].items()}
+            figures |= {f"{name}_ap_3d_{level}": rows[level]["ap_3d"] for level in ("easy", "moderate")}
+        return figures
 
 
 def draw_scene(options: SceneOptions, chance: np.random.Generator, name: str) -> Frame:

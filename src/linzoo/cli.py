@@ -1,7 +1,8 @@
 """The ``linzoo`` command: one subcommand a module of ``linzoo.tools``, imported only when it is called.
 
-A command's module has ``add_arguments(parser)`` and ``run(args) -> int`` (and ``defaults_from``, if it takes
-recipes) and imports torch inside ``run``, so ``linzoo --help`` and ``linzoo COMMAND --help`` stay light.
+A command's module has ``add_arguments(parser)`` and ``run(args) -> int`` (``defaults_from``, if it takes
+recipes; ``module_for``, if another module serves some command lines) and imports torch inside ``run``, so
+``linzoo --help`` and ``linzoo COMMAND --help`` stay light.
 Exit status: 0 done, 1 the command found a fault, 2 the request could not be served (one line on stderr says
 why), 130 interrupted.
 """
@@ -54,6 +55,8 @@ def build_parser(command: str | None = None, words: Sequence[str] = ()) -> argpa
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if name == command:
             tool = importlib.import_module(f"linzoo.tools.{module}")
+            if hasattr(tool, "module_for"):
+                tool = tool.module_for(words)
             tool.add_arguments(sub)
             sub.set_defaults(run=tool.run)
             if hasattr(tool, "defaults_from"):

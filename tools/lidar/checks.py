@@ -1,0 +1,44 @@
+"""What can be refused from the flags alone, before data, models or folders are touched."""
+
+from __future__ import annotations
+
+import argparse
+from math import isfinite
+
+from ..training.checks import flag
+
+AT_LEAST_ONE = (
+    "batch_size", "grad_accum_steps", "sweeps", "scenes", "val_scenes", "epochs", "max_steps", "log_interval",
+    "save_interval", "paste_min_points",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "seed", "scene_seed", "workers", "rotate", "translate", "no_paste_epochs", "no_aug_epochs", "lr",
+    "weight_decay", "clip_grad", "val_interval",
+)  # fmt: skip
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raises: ValueError naming the flag, what it must be and what it was."""
+    if not args.detector:
+        raise ValueError("--detector must be a detector's name (linzoo list 'lion*'), got none")
+    if args.dataset is None:
+        raise ValueError("--dataset must be synthetic, kitti, nuscenes or waymo, got none")
+    if args.dataset != "synthetic" and not args.data_dir:
+        raise ValueError(f"--data-dir must be the folder of the data set {args.dataset}, got none")
+    if args.dataset == "synthetic" and args.data_dir:
+        raise ValueError(f"--data-dir: the synthetic scenes are drawn, not read, got {args.data_dir}")
+    for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and not (value >= least and isfinite(value)):
+                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+    low, high = args.scale
+    if not 0 < low <= high:
+        raise ValueError(f"--scale must be two factors above 0, rising, got {low} {high}")
+    if not 0 < args.pct_start < 1:
+        raise ValueError(f"--pct-start must lie between 0 and 1, got {args.pct_start}")
+    if not args.div_factor >= 1:
+        raise ValueError(f"--div-factor must be at least 1, got {args.div_factor}")
+    for name, count in args.paste.items():
+        if not isinstance(count, int) or count < 0:
+            raise ValueError(f"--paste must be CLASS=COUNT with whole counts, got {name}={count}")

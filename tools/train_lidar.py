@@ -1,0 +1,83 @@
+"""``linzoo train`` for LiDAR detectors: a recipe of ``configs/pointcloud``, or ``--detector NAME``.
+
+Alone, or in K processes: ``accelerate launch -m linzoo train ...`` (or torchrun). Flags win over a recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+DOMAIN = "pointcloud"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from .lidar.arguments import add_groups
+
+    add_groups(parser)
+
+
+def defaults_from(argv: Sequence[str], parser: argparse.ArgumentParser) -> dict:
+    """What the recipe in ``argv`` says, as values by argument name; empty without one.
+
+    Args:
+        argv: the command line, the command's own name included.
+    """
+    words = list(argv)
+    words.remove("train")
+    return recipe_defaults(words, parser)
+
+
+def recipe_defaults(words: Sequence[str], parser: argparse.ArgumentParser) -> dict:
+    from .recipe import read_recipe
+
+    config = parser.parse_known_args(words)[0].config
+    return {} if config is None else read_recipe(config, parser, DOMAIN)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The words behind ``linzoo train`` as arguments, recipe included: for use from Python."""
+    parser = argparse.ArgumentParser(prog="linzoo train")
+    add_arguments(parser)
+    parser.set_defaults(**recipe_defaults(words, parser))
+    return parser.parse_args(words)
+
+
+def is_meant(words: Sequence[str]) -> bool:
+    """Whether a command line is about a LiDAR detector: ``--detector``, or a recipe that names one."""
+    if any(word == "--detector" or word.startswith("--detector=") for word in words):
+        return True
+    from .recipe import recipe_names
+
+    packaged = set(recipe_names(DOMAIN))
+    return any(word in packaged or names_detector(word) for word in words[1:] if not word.startswith("-"))
+
+
+def names_detector(word: str) -> bool:
+    """Whether ``word`` is a recipe's file with a key ``detector``; one that cannot be read is not."""
+    import tomllib
+    from pathlib import Path
+
+    if not word.endswith(".toml") or not Path(word).is_file():
+        return False
+    try:
+        content = tomllib.loads(Path(word).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False
+    tables = [value for value in content.values() if isinstance(value, dict)]
+    return any("detector" in table for table in (content, *tables))
+
+
+def run(args: argparse.Namespace) -> int:
+    from .lidar.session import train_detector
+    from .training.loop import Diverged
+
+    try:
+        finished = train_detector(args)
+    except Diverged as error:
+        print(f"linzoo train: {error}", file=sys.stderr)
+        return 1
+    if finished.primary:
+        print(f"linzoo train: {finished.folder}")
+    return 0

@@ -1,8 +1,8 @@
 """What stands in the synthetic scenes: road users and clutter, each a few solid boxes in its own frame.
 
 A box has no heading. Every road user here has a front: a car's cabin sits towards the rear over a lower
-bonnet, a pedestrian carries a forearm forward, a cyclist's arms reach a handlebar in front. Object frames have
-the origin in the middle of the bounding box, x forward, y left, z up; metres.
+bonnet, a pedestrian carries a forearm forward, a cyclist's arms reach a handlebar in front. Object frames
+have the origin in the middle of the bounding box, x forward, y left, z up; metres.
 """
 
 from __future__ import annotations

@@ -28,6 +28,12 @@ def triple(name: str, size: Size, least: int) -> tuple[int, int, int]:
     return sizes
 
 
+def positive(name: str, channels: int) -> int:
+    if channels < 1:
+        raise ValueError(f"{name} must be >= 1, got {channels}")
+    return channels
+
+
 def submanifold_pairs_of(voxels: Voxels, kernel_size: tuple[int, int, int]) -> ConvPairs:
     """The pair lists of a submanifold convolution over these cells, made once."""
     key = ("submanifold", kernel_size, (1, 1, 1), None)
@@ -40,7 +46,8 @@ class _Convolution(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Size, bias: bool) -> None:
         super().__init__()
         self.kernel_size = triple("kernel_size", kernel_size, 1)
-        self.in_channels, self.out_channels = in_channels, out_channels
+        self.in_channels = positive("in_channels", in_channels)
+        self.out_channels = positive("out_channels", out_channels)
         self.weight = nn.Parameter(torch.empty(out_channels, *self.kernel_size, in_channels))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -127,7 +134,8 @@ class DepthwiseSubmanifoldConv3d(nn.Module):
 
     def __init__(self, channels: int, kernel_size: Size = 3) -> None:
         super().__init__()
-        self.channels, self.kernel_size = channels, triple("kernel_size", kernel_size, 1)
+        self.channels = positive("channels", channels)
+        self.kernel_size = triple("kernel_size", kernel_size, 1)
         if not all(k % 2 for k in self.kernel_size):
             raise ValueError(f"kernel_size must be odd along every axis, got {self.kernel_size}")
         self.weight = nn.Parameter(torch.empty(*self.kernel_size, channels))

@@ -103,4 +103,4 @@ def backward(
         if need_dx:
             dx.index_add_(0, own, torch.mm(grad, by_cell[k], out=products.first(len(own))))
     dx = dx if dx is None else dx.to(dtype)
-    return dx, dw if dw is None else dw.transpose(0, 1).reshape(shape).to(dtype)
+    return dx, dw if dw is None else dw.transpose(0, 1).to(dtype).contiguous().view(shape)

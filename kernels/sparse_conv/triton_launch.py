@@ -52,7 +52,7 @@ def backward(
     if need_dw:
         cells = offsets.shape[0] - 1
         by_cell = _weight_gradient(x.contiguous(), dy, inputs, outputs, offsets, cells)  # (K, Cin, Cout)
-        dw = by_cell.permute(2, 0, 1).reshape(weight.shape).to(weight.dtype)
+        dw = by_cell.permute(2, 0, 1).to(weight.dtype).contiguous().view(weight.shape)
     return dx, dw
 
 

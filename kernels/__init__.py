@@ -17,8 +17,8 @@ else:
     from .key_softmax import KeySoftmaxState, key_softmax_attn, key_softmax_readout, key_softmax_reduce
     from .linear_attn import LinState, feature_map, lin_readout, lin_reduce, linear_attn
     from .local_attn import local_attn, merge_attn
-    from .selective_scan import selective_scan
     from .segment_ops import segment_gather, segment_sum
+    from .selective_scan import selective_scan
     from .sparse_conv import (
         ConvPairs,
         depthwise_sparse_conv,
@@ -26,6 +26,7 @@ else:
         strided_pairs,
         submanifold_pairs,
     )
+    from .ttt_scan import ttt_scan
 
     __all__ = [
         "BackendError",
@@ -45,10 +46,11 @@ else:
         "linear_attn",
         "local_attn",
         "merge_attn",
-        "selective_scan",
         "segment_gather",
         "segment_sum",
+        "selective_scan",
         "sparse_conv",
         "strided_pairs",
         "submanifold_pairs",
+        "ttt_scan",
     ]

@@ -1,4 +1,4 @@
-"""LION's operators against figures of the published implementations: outputs, input gradients, names, sizes."""
+"""LION's operators against figures of the published implementations: outputs, input gradients, names."""
 
 import math
 
@@ -15,6 +15,12 @@ WORDS = {  # constructor words of each recorded case
     "retnet_d64_h2_T160": ("retnet", {"heads": 2}),
     "retnet_d128_h4_T128": ("retnet", {"heads": 4}),
     "retnet_d64_h2_T40": ("retnet", {"heads": 2}),
+    "mamba_d64_T70": ("mamba", {}),
+    "rwkv_d64_h2_layer0_T50": ("rwkv", {"heads": 2}),
+    "rwkv_d64_h2_layer5_T50": ("rwkv", {}),
+    "xlstm_d64_T48": ("mlstm", {}),
+    "ttt_d64_h4_T56": ("ttt", {}),
+    "ttt_d64_h4_T64": ("ttt", {}),
 }
 RETNET = [name for name in WORDS if name.startswith("retnet")]
 
@@ -40,16 +46,18 @@ def output_and_gradient(model: torch.nn.Module, name: str, dtype: torch.dtype):
 
 @pytest.mark.parametrize("name", WORDS)
 def test_outputs_and_input_gradients_are_the_recorded_ones_in_float64(name):
+    tolerance = 1e-6 if name.startswith("ttt") else 1e-9  # upstream keeps parts of TTT in float32
     y, grad = output_and_gradient(block(name), name, torch.float64)
-    assert_matches(y, RECORD[name]["output"], 1e-9)
-    assert_matches(grad, RECORD[name]["input_grad"], 1e-9, "input gradient")
+    assert_matches(y, RECORD[name]["output"], tolerance)
+    assert_matches(grad, RECORD[name]["input_grad"], tolerance, "input gradient")
 
 
 @pytest.mark.parametrize("name", WORDS)
 def test_float32_is_within_its_digits_of_the_recorded_figures(name):
     y, grad = output_and_gradient(block(name, torch.float32), name, torch.float32)
     assert_matches(y, RECORD[name]["output"], 1e-4)
-    assert_matches(grad, RECORD[name]["input_grad"], 1e-4, "input gradient")
+    tolerance = 2e-3 if name.startswith("xlstm") else 1e-4  # a maximum in mLSTM's normaliser
+    assert_matches(grad, RECORD[name]["input_grad"], tolerance, "input gradient")
 
 
 @pytest.mark.parametrize("name", WORDS)

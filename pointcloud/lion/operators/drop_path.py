@@ -1,4 +1,4 @@
-"""Stochastic depth per sequence: a residual branch is left out for some rows, or packed segments, of a batch."""
+"""Stochastic depth per sequence: a residual branch is left out for some sequences of a batch."""
 
 import torch
 from torch import Tensor, nn

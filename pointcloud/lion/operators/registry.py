@@ -5,10 +5,23 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from .gated import GatedBlock
+from .linear import LinearBlock
+from .mamba import MambaBlock
+from .mlstm import MlstmBlock
 from .retnet import RetNetBlock
+from .rwkv import RwkvBlock
+from .ttt import TttBlock
 
 OPERATORS: dict[str, type[nn.Module]] = {
     "retnet": RetNetBlock,
+    "mamba": MambaBlock,
+    "rwkv": RwkvBlock,
+    "mlstm": MlstmBlock,
+    "xlstm": MlstmBlock,  # its upstream name
+    "ttt": TttBlock,
+    "linear": LinearBlock,
+    "gated": GatedBlock,
 }
 
 

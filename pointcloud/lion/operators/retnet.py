@@ -1,6 +1,6 @@
 """LION's RetNet (arXiv 2407.18232): retention with a constant decay per head, symmetric within blocks of 64.
 
-    o_i = D^-1/2 (sum_{j in block(i)} g^|i - j| (q_i . k_j) v_j + sum_{j in earlier blocks} g^(i - j) (q_i . k_j) v_j)
+    o_i = D^-1/2 sum_j g^|i - j| (q_i . k_j) v_j      over the j of i's block and of all blocks before it
 
 g = 1 - 2^(-5 - h) for head h. No rotary embedding, no norm over heads, no output gate; one direction. The
 block is part of the model: other forms of RetNet are causal within it.
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....kernels import decay_scan
+from .feed_forward import FeedForward
 from .operator import Operator, heads_for
 
 
@@ -43,18 +44,6 @@ class Retention(nn.Module):
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         head = torch.arange(self.heads, device=like.device, dtype=dtype)
         return torch.log1p(-torch.exp2(-5 - head))
-
-
-class FeedForward(nn.Module):
-    """Linear, GELU, Linear."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
 class RetNetBlock(Operator):

@@ -106,3 +106,40 @@ def test_no_queries_give_no_rows():
 def test_another_border_is_refused():
     with pytest.raises(ValueError, match=r"border must be one of \('clamp', 'wrap'\), got 'mirror'"):
         QueryDecoder(8, heads=2, hidden=8, radius=1, border="mirror", norm_eps=1e-3)
+
+
+def decoder_written_out(model: QueryDecoder, query, at, bev, grid, row, column) -> torch.Tensor:
+    """The published layer, query by query, with torch's attention: position on queries, keys and values."""
+    places, cells = model.self_posembed(at), model.cross_posembed(grid[None])[0]
+    rows = []
+    for sample in range(len(query)):
+        tokens = (bev[sample].flatten(1) + cells).T
+        for k in range(query.shape[2]):
+            q, place = query[sample, :, k][None, None], places[sample, :, k][None, None]
+            alone = q + place
+            q = model.norm1(q + model.self_attn(alone, alone, alone, need_weights=False)[0])
+            patch = tokens[patch_by_loops(row[sample, k].item(), column[sample, k].item(), model.border)][
+                None
+            ]
+            q = model.norm2(q + model.multihead_attn(q + place, patch, patch, need_weights=False)[0])
+            q = model.norm3(q + model.linear2(model.linear1(q).relu()))
+            rows.append(q[0, 0])
+    return torch.stack(rows).view(len(query), query.shape[2], -1).transpose(1, 2)
+
+
+@BORDERS
+@pytest.mark.parametrize("training", [True, False])
+def test_the_decoder_layer_is_the_published_one_forward_and_every_gradient(border, training):
+    model = QueryDecoder(WIDTH, heads=2, hidden=12, radius=RADIUS, border=border, norm_eps=1e-3).double()
+    model.train(training)
+    row, column = ROW.expand(2, 5), COLUMN.flip(0).expand(2, 5)
+    query = torch.randn(2, WIDTH, 5, dtype=torch.float64, requires_grad=True)
+    bev = torch.randn(2, WIDTH, ROWS, COLUMNS, dtype=torch.float64, requires_grad=True)
+    at, grid = torch.randn(2, 2, 5).double(), torch.randn(2, ROWS * COLUMNS).double()
+    words = (query, at, bev, grid, row, column)
+    y, expected = model(*words), decoder_written_out(model, *words)
+    torch.testing.assert_close(y, expected)
+    probe, inputs = torch.randn_like(y), [query, bev, *model.parameters()]
+    got = torch.autograd.grad((y * probe).sum(), inputs)
+    for a, b in zip(got, torch.autograd.grad((expected * probe).sum(), inputs), strict=True):
+        torch.testing.assert_close(a, b)

@@ -326,3 +326,20 @@ def test_what_does_not_fit_is_refused():
         head(queries=3 * 16 * 32 + 1)(bev())
     with pytest.raises(ValueError, match=r"boxes must be \(K, >= 9\)"):
         head().loss(head()(bev(1)), [some_labels(2, 0)])
+
+
+@DETECTORS
+def test_double_precision_and_autocast_run_forward_loss_and_decoding(words):
+    labels = [some_labels(5, 1, 9), some_labels(9, 2, 9)]
+    model = head(words).double()
+    terms = model.loss(model(bev().double()), labels)
+    assert {term.dtype for term in terms.values()} == {torch.float64}
+    model = head(words)
+    plain = model.loss(model(bev()), labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        raw = model(bev())
+    terms = model.loss(raw, labels)
+    sum(terms.values()).backward()
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    assert model.decode(raw)[0].boxes.dtype == torch.float32
+    assert terms["heatmap"].item() == pytest.approx(plain["heatmap"].item(), rel=0.05)

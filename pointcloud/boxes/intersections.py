@@ -23,11 +23,11 @@ def bev_intersections(a: Tensor, b: Tensor) -> Tensor:
     points, counts = _candidates(a, b)
     with torch.no_grad():
         order, number = _around(points, counts)
-    corners = points.gather(1, order[..., None].expand(-1, -1, 2))
-    corners = corners - corners[:, :1]  # small numbers: slivers keep their digits
-    x, y = corners.unbind(-1)
-    area = (x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1]).sum(1) / 2
-    return torch.where(number > 2, area.clamp(min=0), 0.0)
+        area = _shoelace(points, order, number)
+        if not points.requires_grad:
+            return area
+        pull = _pull(points, order, number)
+    return area + ((points - points.detach()) * pull).sum((1, 2))
 
 
 def _candidates(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,12 +72,39 @@ def _crossings(
 
 
 def _around(points: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices (P, W) that go round the polygon and end where they began, repeated; how many count (P,)."""
+    """Indices (P, 24): the points that count, in order round their mean, then the rest; how many do (P,)."""
     number = counts.sum(1)
     middle = (points * counts[..., None]).sum(1, keepdim=True) / number.clamp(min=1)[:, None, None]
     x, y = (points - middle).unbind(-1)
-    order = torch.where(counts, torch.atan2(y, x), torch.inf).argsort(dim=1, stable=True)
-    width = max(1, int(number.max())) if len(number) else 1
-    order = torch.cat((order[:, :width], order[:, :1]), 1)
-    place = torch.arange(width + 1, device=points.device)
-    return torch.where(place < number[:, None], order, order[:, :1]), number
+    angle = torch.where(counts, torch.atan2(y, x), torch.inf)
+    return angle.argsort(dim=1, stable=True), number
+
+
+def _neighbour(points: Tensor, order: Tensor, number: Tensor, step: int) -> Tensor:
+    """For the points in order, (P, W, 2), the one ``step`` places on round the polygon (P, W, 2)."""
+    place = torch.arange(order.shape[1], device=points.device) + step
+    index = order.gather(1, place % number.clamp(min=1)[:, None])
+    return points.gather(1, index[..., None].expand(-1, -1, 2))
+
+
+def _shoelace(points: Tensor, order: Tensor, number: Tensor) -> Tensor:
+    width = int(number.max()) if len(number) else 0  # no polygon has more corners
+    order = order[:, :width]
+    here, after = (_neighbour(points, order, number, step) for step in (0, 1))
+    start = here[:, :1]  # small numbers: slivers keep their digits
+    (x, y), (u, v) = (here - start).unbind(-1), (after - start).unbind(-1)
+    inside = torch.arange(width, device=points.device) < number[:, None]
+    area = torch.where(inside, x * v - u * y, 0.0).sum(1) / 2
+    return torch.where(number > 2, area.clamp(min=0), 0.0)
+
+
+def _pull(points: Tensor, order: Tensor, number: Tensor) -> Tensor:
+    """The area's derivative by each point (P, 24, 2), half the step from one neighbour to the other, turned.
+
+    Written out, because autograd would add up the parts of a repeated point in no fixed order on a GPU.
+    """
+    x, y = (_neighbour(points, order, number, 1) - _neighbour(points, order, number, -1)).unbind(-1)
+    turned = torch.stack((y, -x), -1) / 2
+    counts = (torch.arange(order.shape[1], device=points.device) < number[:, None]) & (number > 2)[:, None]
+    turned = torch.where(counts[..., None], turned, 0.0)
+    return turned.gather(1, order.argsort(dim=1)[..., None].expand(-1, -1, 2))

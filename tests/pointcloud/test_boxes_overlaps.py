@@ -136,6 +136,17 @@ def test_float32_boxes_give_float32_overlaps_computed_in_float64():
     assert torch.equal(got, overlaps_3d(a.double(), b.double()).float())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_overlaps_and_the_same_gradient_bits_twice():
+    a, b = random_boxes(300, 9), random_boxes(300, 10)
+    torch.testing.assert_close(overlaps_3d(a.cuda(), b.cuda()).cpu(), overlaps_3d(a, b), **EXACT)
+    gradients = []
+    for _ in range(2):
+        x, y = a.cuda().requires_grad_(), b.cuda().requires_grad_()
+        gradients.append(torch.cat(torch.autograd.grad(iou_3d_of_pairs(x, y).sum(), (x, y))))
+    assert torch.equal(*gradients)
+
+
 def test_no_boxes_give_no_overlaps():
     assert overlaps_3d(box()[:0], random_boxes(3, 0)).shape == (0, 3)
     assert overlaps_bev(random_boxes(3, 0), box()[:0]).shape == (3, 0)

@@ -1,0 +1,45 @@
+"""Reading ``torch.save``d files that hold numpy numbers beside tensors, without a full unpickler."""
+
+from __future__ import annotations
+
+import _codecs
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core import multiarray
+
+# What a numpy number or array is pickled by; numpy 1 wrote the same under ``numpy.core``.
+ALLOWED = (
+    np.ndarray,
+    np.dtype,
+    multiarray.scalar,
+    multiarray._reconstruct,
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
+    _codecs.encode,
+    *(type(np.dtype(name)) for name in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?")),
+)
+
+
+def official_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """The content of a checkpoint: tensors, numbers, strings, numpy arrays and plain containers of them.
+
+    Raises: ValueError naming the file for one that is damaged, holds other classes (the first is named) or is
+        no dict.
+    """
+    try:
+        with torch.serialization.safe_globals(list(ALLOWED)):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # zip, pickle and torch each have their own classes for what cannot be read
+        refused = re.search(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
+        reason = f"it holds {refused[1]}, which is not read" if refused else str(error).splitlines()[0]
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise ValueError(f"checkpoint {path} must hold a dict, got {type(content).__name__}")
+    return content

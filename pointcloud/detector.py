@@ -1,0 +1,96 @@
+"""A LiDAR detector: points -> voxels -> backbone -> bird's-eye map -> neck -> head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .bev import bev_map
+from .lion.backbone import LionBackbone
+from .lion.variants import LionConfig
+from .records import Detections, Labels
+from .scatterformer.model import ScatterFormer
+from .scatterformer.variants import ScatterFormerConfig
+from .vfe import DynamicVoxelFeatureEncoder
+from .voxelize import voxelize
+from .voxels import VoxelGrid
+
+BACKBONES: Mapping[type, Callable[[Any], nn.Module]] = {
+    LionConfig: LionBackbone,
+    ScatterFormerConfig: ScatterFormer,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """Everything about a detector but its weights.
+
+    classes: names, in the order of the class indices.
+    point_features: values of a point, x, y, z included.  tanh: which of them pass through tanh first.
+    vfe_widths: of the voxel feature encoder's layers; the last is what the backbone takes.
+    backbone: its own config, which holds the grid.
+    bev_channels, bev_stride: of the map that the neck takes; voxels a cell.
+    neck: (channels) -> neck.  head: (channels, classes=, grid=, stride=) -> head.
+    notes: what is not as published.
+    """
+
+    classes: tuple[str, ...]
+    point_features: int
+    vfe_widths: tuple[int, ...]
+    backbone: LionConfig | ScatterFormerConfig
+    bev_channels: int
+    bev_stride: int
+    neck: Callable[..., nn.Module]
+    head: Callable[..., nn.Module]
+    tanh: tuple[int, ...] = ()
+    notes: str = ""
+
+    @property
+    def grid(self) -> VoxelGrid:
+        return self.backbone.grid
+
+    def with_backbone(self, **changes: Any) -> DetectorConfig:
+        """The same with fields of the backbone's config replaced.
+
+        Raises: TypeError for a field that it does not have.
+        """
+        return replace(self, backbone=replace(self.backbone, **changes)) if changes else self
+
+
+class Detector(nn.Module):
+    """The four parts under the authors' names: ``vfe``, ``backbone_3d``, ``backbone_2d``, ``dense_head``."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vfe = DynamicVoxelFeatureEncoder(config.point_features, config.vfe_widths, tanh=config.tanh)
+        self.backbone_3d = BACKBONES[type(config.backbone)](config.backbone)
+        self.backbone_2d = config.neck(config.bev_channels)
+        stride = config.bev_stride * self.backbone_2d.out_stride
+        self.dense_head = config.head(
+            self.backbone_2d.out_channels, classes=config.classes, grid=config.grid, stride=stride
+        )
+
+    def forward(self, points: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Points of each frame (N_i, point_features), x, y, z first in metres -> the head's raw maps.
+
+        Raises: ValueError, TypeError or ShapeError naming the frame whose points do not fit.
+        """
+        voxels = self.vfe(voxelize(points, self.config.grid))
+        return self.dense_head(self.backbone_2d(bev_map(self.backbone_3d(voxels))))
+
+    def loss(self, points: Sequence[Tensor], labels: Sequence[Labels]) -> dict[str, Tensor]:
+        """The head's weighted terms, to be added up."""
+        if len(points) != len(labels):
+            raise ValueError(f"labels must be one for each of the {len(points)} frames, got {len(labels)}")
+        return self.dense_head.loss(self(points), labels)
+
+    @torch.no_grad()
+    def detect(self, points: Sequence[Tensor]) -> list[Detections]:
+        """What is found in each frame, best first. In training mode batch statistics are used: call
+        ``eval()`` before."""
+        return self.dense_head.decode(self(points))

@@ -14,7 +14,18 @@ from torch import Tensor
 
 from ..checks import accumulation_dtype
 from . import order
-from .eager import Block, Inputs, Room, block_of, channel_blocks, forward, kept_states, rows_of, walk, widest
+from .eager import (
+    Block,
+    Columns,
+    Inputs,
+    Room,
+    channel_blocks,
+    columns_of,
+    forward,
+    kept_states,
+    walk,
+    widest,
+)
 from .order import Pattern
 
 
@@ -40,22 +51,22 @@ def backward(dy: Tensor, dstate: Tensor, x: Inputs, kept: Tensor) -> tuple[Tenso
     room = Room(u, acc)
     for lanes in order.lanes(u, x.cu_seqlens, x.reverse, widest(channels, size)):
         for own in channel_blocks(channels, size):
-            A = x.A[own].to(acc).t().contiguous()
+            columns, upper = columns_of(x, own, acc), dy.flatten(0, 1)[:, own]
             arriving = dinitial[lanes.states, own].mT.contiguous()
             for chunk in reversed(lanes.chunks):
-                block = block_of(x, chunk, own, acc)
-                out = rows_of(dy, chunk, own, acc).unsqueeze(1)
+                block = columns.at(chunk.tokens)
+                out = order.take_rows(upper, chunk.tokens).to(acc).unsqueeze(1)
                 if chunk.kept is not None:
                     h = kept[chunk.kept : chunk.kept + chunk.lanes, own].mT
                 elif x.initial is None:
-                    h = u.new_zeros((), dtype=acc).expand(chunk.lanes, *A.shape)
+                    h = u.new_zeros((), dtype=acc).expand(chunk.lanes, *columns.A.shape)
                 else:
                     h = x.initial[lanes.states, own].mT
-                inner = _adjoint(block, out, A, h, arriving, chunk.pattern, room)
-                du_own, ddelta_own = _reduce(block, out, A, inner, sums, own, chunk.tokens)
+                inner = _adjoint(columns, block, out, h, arriving, chunk.pattern, room)
+                du_own, ddelta_own = _reduce(columns, block, out, inner, sums, own, chunk.tokens)
                 du_own = du_own if x.D is None else du_own.addcmul_(x.D[own].to(acc), out)
                 for whole, part in ((du, du_own), (ddelta, ddelta_own)):
-                    whole.flatten(0, 1)[:, own].index_copy_(0, chunk.tokens, part.squeeze(1).to(whole.dtype))
+                    order.put_rows(whole.flatten(0, 1)[:, own], chunk.tokens, part.squeeze(1))
             dinitial[lanes.states, own] = arriving.mT
     dA = sums.A.t().contiguous().to(x.A.dtype)
     dB, dC = (t.view(b.shape).to(b.dtype) for t, b in ((sums.B, x.B), (sums.C, x.C)))
@@ -64,34 +75,34 @@ def backward(dy: Tensor, dstate: Tensor, x: Inputs, kept: Tensor) -> tuple[Tenso
 
 
 def _adjoint(
-    block: Block, out: Tensor, A: Tensor, h: Tensor, arriving: Tensor, pattern: Pattern, room: Room
+    columns: Columns, block: Block, out: Tensor, h: Tensor, arriving: Tensor, pattern: Pattern, room: Room
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(h_t, g_t, e_t) of a chunk; ``arriving``, at the lanes' last states, becomes what leaves the chunk."""
-    a, states = walk(block, A, h, pattern, room)
-    g = room.take("g", *a.shape)
-    torch.mul(block.C, out, out=g)
-    grads, decays = room.steps("g", g, pattern), room.steps("a", a, pattern)
-    ends = {step: slice(first, last) for step, first, last in pattern.ends}
-    for i in reversed(range(len(grads))):
+    a, states = walk(columns, block, h, pattern, room)
+    g = room.take("g", pattern, *columns.A.shape)
+    torch.mul(block.C, out, out=g.whole)
+    ends = {step: slice(first, stop) for step, first, stop in pattern.ends}
+    for i in reversed(range(len(g.steps))):
         if i in ends:
-            grads[i][ends[i]].add_(arriving[ends[i]])
+            g.steps[i][ends[i]].add_(arriving[ends[i]])
         if i:
-            grads[i - 1][: len(grads[i])].addcmul_(decays[i], grads[i])
-    torch.mul(decays[0], grads[0], out=arriving[: len(h)])
-    decays[0].mul_(h)
+            g.earlier[i - 1].addcmul_(a.steps[i], g.steps[i])
+    torch.mul(a.steps[0], g.steps[0], out=arriving[: len(h)])
+    e = a.whole  # decays so far
+    a.steps[0].mul_(h)
     for start, stop, earlier in pattern.moves:
-        a[start:stop].mul_(states[earlier : earlier + stop - start])
-    return states, g, a.mul_(g)
+        e[start:stop].mul_(states.whole[earlier : earlier + stop - start])
+    return states.whole, g.whole, e.mul_(g.whole)
 
 
 def _reduce(
+    columns: Columns,
     block: Block,
     out: Tensor,
-    A: Tensor,
     inner: tuple[Tensor, Tensor, Tensor],
     sums: Sums,
     own: slice,
-    tokens: Tensor,
+    tokens: Tensor | slice,
 ) -> tuple[Tensor, Tensor]:
     """(du without D's part, ddelta) of a chunk, and its share of the sums; uses up ``inner``."""
     states, g, e = inner
@@ -99,8 +110,8 @@ def _reduce(
         (sums.C, torch.bmm(states, out.mT)),
         (sums.B, torch.bmm(g, (block.delta * block.u).mT)),
     ):
-        whole.index_copy_(0, tokens, whole.index_select(0, tokens).add_(part.squeeze(2)))
+        order.put_rows(whole, tokens, order.take_rows(whole, tokens) + part.squeeze(2))
     sums.A[:, own].add_(torch.mul(e, block.delta, out=states).sum(0))
     sums.D[own].add_((out * block.u).sum((0, 1)))
     read = torch.bmm(block.B.mT, g)
-    return block.delta * read, (block.u * read).add_(e.mul_(A).sum(1, keepdim=True))
+    return block.delta * read, (block.u * read).add_(e.mul_(columns.A).sum(1, keepdim=True))

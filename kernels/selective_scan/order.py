@@ -13,18 +13,20 @@ from torch import Tensor
 
 from ..segments import cu_seqlens_to_lengths
 
-CHUNK = 64  # steps between two states that are kept, and those whose temporaries live at a time
-ROOM = 1 << 19  # numbers in one temporary: a CPU's cache holds two
+CHUNK = 32  # steps between two states that are kept, and those whose temporaries live at a time
+ROOM = 1 << 18  # numbers in one temporary: a CPU's cache holds two
 
 
 class Pattern(NamedTuple):
     """The lanes of a chunk's steps, as places among its tokens.
 
-    steps: (start, stop) of each step.  ends: (step, first, stop) of lanes whose last token in the chunk is of
-    that step.  moves: (start, stop, earlier): tokens start .. stop - 1 follow those from ``earlier`` on.
+    steps: (start, stop) of each step.  earlier: of the tokens just before each step's, but the first's.
+    ends: (step, first, stop) of lanes whose last token in the chunk is of that step.
+    moves: (start, stop, earlier): tokens start .. stop - 1 follow those from ``earlier`` on.
     """
 
     steps: tuple[tuple[int, int], ...]
+    earlier: tuple[tuple[int, int], ...]
     ends: tuple[tuple[int, int, int], ...]
     moves: tuple[tuple[int, int, int], ...]
 
@@ -32,7 +34,7 @@ class Pattern(NamedTuple):
 class Chunk(NamedTuple):
     """Up to CHUNK steps of lanes. kept: where their states before it are kept; None: those are the first."""
 
-    tokens: Tensor
+    tokens: Tensor | slice
     pattern: Pattern
     lanes: int
     kept: int | None
@@ -48,22 +50,21 @@ class Lanes(NamedTuple):
 @lru_cache(maxsize=256)
 def pattern(counts: tuple[int, ...]) -> Pattern:
     """Of steps with so many lanes each; counts never rise."""
-    steps, ends, moves = [], [], []
+    steps, earlier, ends, moves = [], [], [], []
     start = 0
     for i, count in enumerate(counts):
         if i:
-            earlier = start - counts[i - 1]
-            if moves and moves[-1][1] == start and moves[-1][2] + start - moves[-1][0] == earlier:
-                first, _, earlier = moves.pop()
-            else:
-                first = start
-            moves.append((first, start + count, earlier))
+            first, before = start, start - counts[i - 1]
+            earlier.append((before, before + count))
+            if moves and moves[-1][1] == start and moves[-1][2] + start - moves[-1][0] == before:
+                first, _, before = moves.pop()
+            moves.append((first, start + count, before))
         steps.append((start, start + count))
         after = counts[i + 1] if i + 1 < len(counts) else 0
         if after < count:
             ends.append((i, after, count))
         start += count
-    return Pattern(tuple(steps), tuple(ends), tuple(moves))
+    return Pattern(*(tuple(x) for x in (steps, earlier, ends, moves)))
 
 
 def kept_states(rows: int, tokens: int, packed: bool) -> int:
@@ -86,7 +87,8 @@ def lanes(u: Tensor, cu_seqlens: Tensor | None, reverse: bool, width: int) -> It
         own = [n for n in sizes[first : first + room] if n]
         states = longest[first : first + len(own)]
         tokens = _tokens(starts[states], lengths[states], reverse)
-        chunks = list(_chunks(tokens, own, kept))
+        alone = int(starts[states[0]]) if len(own) == 1 and not reverse else None
+        chunks = list(_chunks(tokens, own, kept, alone))
         kept += sum(chunk.lanes for chunk in chunks[1:])
         first += len(own)
         yield Lanes(states, chunks)
@@ -101,7 +103,8 @@ def _tokens(starts: Tensor, lengths: Tensor, reverse: bool) -> Tensor:
     return token[torch.argsort(step, stable=True)]
 
 
-def _chunks(tokens: Tensor, lengths: Sequence[int], kept: int) -> Iterator[Chunk]:
+def _chunks(tokens: Tensor, lengths: Sequence[int], kept: int, alone: int | None) -> Iterator[Chunk]:
+    """``alone``: the first token of a single lane whose tokens are neighbours, which needs no gathering."""
     counts, alive = [], len(lengths)
     for step in range(lengths[0]):
         while lengths[alive - 1] <= step:
@@ -110,6 +113,18 @@ def _chunks(tokens: Tensor, lengths: Sequence[int], kept: int) -> Iterator[Chunk
     start = 0
     for i in range(0, len(counts), CHUNK):
         own = tuple(counts[i : i + CHUNK])
-        yield Chunk(tokens[start : start + sum(own)], pattern(own), own[0], kept if i else None)
+        which = tokens[start : start + sum(own)] if alone is None else slice(alone + i, alone + i + len(own))
+        yield Chunk(which, pattern(own), own[0], kept if i else None)
         kept += own[0] if i else 0
         start += sum(own)
+
+
+def take_rows(x: Tensor, tokens: Tensor | slice) -> Tensor:
+    return x[tokens] if isinstance(tokens, slice) else x.index_select(0, tokens)
+
+
+def put_rows(x: Tensor, tokens: Tensor | slice, rows: Tensor) -> None:
+    if isinstance(tokens, slice):
+        x[tokens] = rows
+    else:
+        x.index_copy_(0, tokens, rows.to(x.dtype))

@@ -71,11 +71,11 @@ def _best_from(precision: Array) -> Array:
 def _sampled_scores(tally: Tally) -> Array:
     """Scores of hits nearest to recall 0, 1/40, 2/40, ...: a hit is passed over if the next one is nearer."""
     scores = np.sort(tally.scores[tally.hits])[::-1]
-    picked = []
+    picked, wanted = [], 0.0  # wanted is added up, as in KITTI's program: rounding decides ties
     for number, score in enumerate(scores):
         here, after = (number + 1) / tally.total, (number + 2) / tally.total
-        wanted = len(picked) / POSITIONS
         if number + 1 < len(scores) and after - wanted < wanted - here:
             continue
         picked.append(score)
+        wanted += 1 / POSITIONS
     return np.array(picked)

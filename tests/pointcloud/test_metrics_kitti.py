@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from linzoo.kernels import ShapeError
+from linzoo.pointcloud.boxes import overlaps_3d, overlaps_bev
 from linzoo.pointcloud.metrics import KittiLabels, kitti_ap, kitti_difficulty
 
 from .metric_cases import found, kitti, row_of_boxes
@@ -179,6 +180,78 @@ def test_sampled_and_exact_recall_agree_for_many_objects():
     )
     assert 20 < exact < 80
     assert sampled == pytest.approx(exact, abs=1.5)
+
+
+def slow_program(overlaps, scores, ignored, least):
+    """KITTI's program for one class and level: matches anew at every sampled score, objects choosing.
+
+    Args: one (D, G) and (D,) list, and (G,) tensor, a frame.
+    """
+
+    def hits(threshold, by_score):
+        right, wrong, found_at = 0, 0, []
+        for likeness, score, ignore in zip(overlaps, scores, ignored, strict=True):
+            free = [d for d in range(len(score)) if score[d] >= threshold]
+            for g in range(len(ignore)):
+                fits = [d for d in free if likeness[d][g] > least]
+                if fits:
+                    best = max(fits, key=lambda d: score[d] if by_score else likeness[d][g])
+                    free.remove(best)
+                    if not ignore[g]:
+                        right += 1
+                        found_at.append(score[best])
+            wrong += len(free)
+        return right, wrong, sorted(found_at, reverse=True)
+
+    total = sum(int((~ignore).sum()) for ignore in ignored)
+    at, picked, wanted = hits(-1, True)[2], [], 0.0
+    for number, score in enumerate(at):
+        here, last = (number + 1) / total, number == len(at) - 1
+        after = here if last else (number + 2) / total
+        if not last and after - wanted < wanted - here:
+            continue
+        picked.append(score)
+        wanted += 1 / 40
+    precision = [0.0] * 41
+    for place, threshold in enumerate(picked):
+        right, wrong, _ = hits(threshold, False)
+        precision[place] = right / (right + wrong)
+    return 100 * sum(max(precision[place:]) for place in range(1, 41)) / 40
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sampled_recall_equals_kittis_program_written_out(seed):
+    draw = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape):
+        return torch.rand(*shape, dtype=torch.float64, generator=draw)
+
+    frames = []
+    for _ in range(25):
+        objects = row_of_boxes(6)
+        shown = objects.repeat(2, 1)[uniform(12) < 0.6]
+        shown = shown + (uniform(len(shown), 7) - 0.5) * torch.tensor([1.0, 0.5, 0.2, 0, 0, 0, 0.3])
+        false = row_of_boxes(3, start=1000.0)[uniform(3) < 0.4]
+        shown = torch.cat((shown, false))
+        difficulty = (uniform(6) * 4).long().tolist()
+        names = ["Van" if chance < 0.2 else "Car" for chance in uniform(6)]
+        frames.append((shown, uniform(len(shown)), kitti(objects, names, difficulty)))
+    detections = [found(shown, scores.tolist()) for shown, scores, _ in frames]
+    got = kitti_ap(detections, [labels for *_, labels in frames], recall="sampled")["Car"]
+    for metric, overlap in (("bev", overlaps_bev), ("3d", overlaps_3d)):
+        overlaps = [overlap(shown, labels.boxes).tolist() for shown, _, labels in frames]
+        for rank, level in enumerate(("easy", "moderate", "hard")):
+            want = slow_program(
+                overlaps,
+                [x.scores.tolist() for x in detections],
+                [
+                    (labels.difficulty > rank) | torch.tensor([n != "Car" for n in labels.names])
+                    for *_, labels in frames
+                ],
+                0.7,
+            )
+            assert 5 < want < 95
+            assert got[metric][level] == pytest.approx(want, abs=1e-9), (metric, level)
 
 
 def test_frames_may_be_empty_and_the_result_is_plain_numbers():

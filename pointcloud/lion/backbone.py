@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from ..voxels import Voxels
+from ..windows import Cells
 from .block import DOWNS, LionBlock, operators_in
 from .layer import PER_LAYER, LionLayer
 from .merge import Merge
-from .variants import LionConfig
+from .variants import BLOCKS, LionConfig
 
 HALVE_Z = (2, 1, 1)
+PER_BLOCK = operators_in(len(DOWNS))
 
 
 class LionBackbone(nn.Module):
@@ -25,18 +29,13 @@ class LionBackbone(nn.Module):
     def __init__(self, config: LionConfig) -> None:
         super().__init__()
         self.config = config
-        per_block = operators_in(len(DOWNS))
-        n_layer = 4 * per_block + PER_LAYER * (1 + len(config.bev_windows))
-        common = dict(
-            operator=config.operator,
-            n_layer=n_layer,
-            drop_path=config.drop_path,
-            padding=config.padding,
-            operator_words=config.operator_words,
-        )
         for i, (window, size) in enumerate(zip(config.windows, config.groups, strict=True)):
             block = LionBlock(
-                config.channels, window=window, group_size=size, layer_id=i * per_block, **common
+                config.channels,
+                window=window,
+                group_size=size,
+                layer_id=i * PER_BLOCK,
+                **operator_words(config),
             )
             merge = Merge(
                 config.channels,
@@ -46,17 +45,11 @@ class LionBackbone(nn.Module):
             )
             self.add_module(f"linear_{i + 1}", block)
             self.add_module(f"dow{i + 1}", merge)
-        ends = [("linear_out", config.out_window, config.out_group)]
+        self.linear_out = shifted_layer(config, config.out_window, config.out_group, 0)
         if config.bev_windows:
             self.dow_out = Merge(config.channels, HALVE_Z)
-            bev = zip(config.bev_windows, config.bev_groups, strict=True)
-            ends += [(f"linear_bev{i + 1}", window, size) for i, (window, size) in enumerate(bev)]
-        for i, (name, window, size) in enumerate(ends):
-            layer_id = 4 * per_block + i * PER_LAYER
-            layer = LionLayer(
-                config.channels, window=window, group_size=size, shifted=True, layer_id=layer_id, **common
-            )
-            self.add_module(name, layer)
+        for i, (window, size) in enumerate(zip(config.bev_windows, config.bev_groups, strict=True)):
+            self.add_module(f"linear_bev{i + 1}", shifted_layer(config, window, size, i + 1))
 
     def forward(self, voxels: Voxels) -> Voxels:
         """Raises: ValueError where the features are not C wide."""
@@ -69,7 +62,7 @@ class LionBackbone(nn.Module):
             got = tuple(voxels.features.shape)
             raise ValueError(f"voxels must have features (M, {width}), the backbone's channels, got {got}")
         stages = []
-        for i in range(1, 5):
+        for i in range(1, BLOCKS + 1):
             voxels, _ = getattr(self, f"dow{i}")(getattr(self, f"linear_{i}")(voxels))
             stages.append(voxels)
         voxels = self.linear_out(voxels)
@@ -78,3 +71,26 @@ class LionBackbone(nn.Module):
             for i in range(len(self.config.bev_windows)):
                 voxels = getattr(self, f"linear_bev{i + 1}")(voxels)
         return (*stages[:-1], voxels)
+
+
+def shifted_layer(config: LionConfig, window: Cells, size: int, place: int) -> LionLayer:
+    """The layer at ``place`` after the blocks."""
+    return LionLayer(
+        config.channels,
+        window=window,
+        group_size=size,
+        shifted=True,
+        layer_id=BLOCKS * PER_BLOCK + place * PER_LAYER,
+        **operator_words(config),
+    )
+
+
+def operator_words(config: LionConfig) -> dict[str, Any]:
+    """What all layers of a backbone are given alike."""
+    return {
+        "operator": config.operator,
+        "n_layer": BLOCKS * PER_BLOCK + PER_LAYER * (1 + len(config.bev_windows)),
+        "drop_path": config.drop_path,
+        "padding": config.padding,
+        "operator_words": config.operator_words,
+    }

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-PREFIX = "backbone_3d."
-SHOWN = 5  # names that a message lists
+from .. import checkpoints
+
+PART = "backbone_3d"
 
 
 def from_official(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -20,50 +21,17 @@ def from_official(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 
     Raises: ValueError where there is no tensor of a 3D backbone.
     """
-    tensors = checkpoint.get("model_state", checkpoint)
-    found = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    if not found:
-        raise ValueError(
-            f"checkpoint must have tensors named {PREFIX}..., alone or under 'model_state', "
-            f"got {_some(list(tensors))}"
-        )
-    return found
+    return checkpoints.part_of(checkpoints.weights_of(checkpoint), PART)
 
 
 def to_official(backbone: nn.Module) -> dict[str, dict[str, Tensor]]:
     """The other way: what a file of the authors' would hold of the backbone."""
-    return {"model_state": {f"{PREFIX}{name}": tensor for name, tensor in backbone.state_dict().items()}}
-
-
-def check_fit(backbone: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ValueError unless ``tensors`` have the backbone's names and shapes."""
-    own = backbone.state_dict()
-    missing = [name for name in own if name not in tensors]
-    foreign = [name for name in tensors if name not in own]
-    if missing or foreign:
-        raise ValueError(
-            f"checkpoint must hold the {len(own)} tensors of this backbone; missing: {_some(missing)}; "
-            f"not the backbone's: {_some(foreign)}"
-        )
-    for name, tensor in own.items():
-        if tensors[name].shape != tensor.shape:
-            raise ValueError(
-                f"checkpoint must have {name} of shape {tuple(tensor.shape)}, "
-                f"got {tuple(tensors[name].shape)}"
-            )
+    return checkpoints.to_official(backbone, PART)
 
 
 def load_official(backbone: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Fills a ``LionBackbone`` from a file's content. Raises ValueError, before anything is changed,
-    where names or shapes are not the backbone's.
+    """Fills a ``LionBackbone`` from a file's content.
+
+    Raises: ValueError where names or shapes are not the backbone's, before anything is changed.
     """
-    tensors = from_official(checkpoint)
-    check_fit(backbone, tensors)
-    backbone.load_state_dict(tensors)
-
-
-def _some(names: list[str]) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(str, names[:SHOWN])) + more
+    checkpoints.load_part(backbone, checkpoint, PART)

@@ -29,7 +29,7 @@ class PositionEmbedding(nn.Module):
 
 
 def scaled_cells(voxels: Voxels, dtype: torch.dtype) -> Tensor:
-    """(M, 3): (c - size / 2) / size * 2 * 3.1415 along x, y, z."""
-    cells = voxels.coords[:, (3, 2, 1)].to(dtype)
-    size = torch.tensor(voxels.shape[::-1], dtype=dtype, device=cells.device)
-    return (cells - size / 2) / size * (2 * HALF_TURN)
+    """(M, 3): (c - size / 2) / size * 2 * 3.1415 along x, y, z; at least float32 until it is done."""
+    cells = voxels.coords[:, (3, 2, 1)].to(torch.promote_types(dtype, torch.float32))
+    size = torch.tensor(voxels.shape[::-1], dtype=cells.dtype, device=cells.device)
+    return ((cells - size / 2) / size * (2 * HALF_TURN)).to(dtype)

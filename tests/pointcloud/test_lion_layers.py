@@ -187,6 +187,13 @@ def test_positions_run_from_minus_to_plus_half_a_turn_along_x_y_z():
     torch.testing.assert_close(scaled_cells(voxels, torch.float64), torch.tensor(wanted, dtype=torch.float64))
 
 
+def test_neighbouring_cells_of_wide_grids_stay_apart_in_bfloat16():
+    """Numbers of cells beyond 256 are not exact there, so the offset is taken before rounding."""
+    voxels = cells([[0, 0, 0, 512], [0, 0, 0, 513]], (1, 1, 1024))
+    x = scaled_cells(voxels, torch.bfloat16)[:, 0]
+    assert x[0] == 0 and x[1] > 0
+
+
 def test_position_norms_have_torch_s_defaults_and_not_the_detectors():
     norm = PositionEmbedding(8).position_embedding_head[1]
     assert (norm.eps, norm.momentum) == (1e-5, 0.1)

@@ -52,6 +52,13 @@ def test_diou_of_two_boxes_by_hand():
     assert turned.item() == pytest.approx(want)
 
 
+def test_boxes_apart_along_two_axes_share_nothing():
+    # 6 m of air along x and 1 along y: the box around both is 14 x 5 x 1.5 m
+    want = -(10**2 + 3**2) / (14**2 + 5**2 + 1.5**2)
+    assert axis_aligned_diou(box(), box(x=10.0, y=3.0)).item() == pytest.approx(want)
+    assert rotated_diou(box(), box(x=10.0, y=3.0)).item() == pytest.approx(want)
+
+
 def shapely_iou(a, b):
     """IoU in 3D row by row, with the shared area of shapely."""
     shapely = pytest.importorskip("shapely")

@@ -2,8 +2,8 @@
 
     y_t = r_t (diag(u) k_t v_t^T + sum_{s != t} prod_m a_m k_s v_s^T)      m strictly between s and t
 
-a_t = exp(-exp(w_t)) per key channel, w_t from the token; how a token is mixed with the one before it comes from
-the token too. Any head width and any number of tokens.
+a_t = exp(-exp(w_t)) per key channel, w_t from the token; how a token is mixed with the one before it comes
+from the token too. Any head width and any number of tokens.
 """
 
 import torch
@@ -111,7 +111,7 @@ class ChannelMix(nn.Module):
 
 
 class RwkvBlock(Operator):
-    """x + gamma1 TimeMix(LN x), then x + gamma2 ChannelMix(LN x); in the network's first block x is LN x first.
+    """x + gamma1 TimeMix(LN x), then x + gamma2 ChannelMix(LN x); the network's first block starts by LN x.
 
     heads: default one for 32 channels.  ffn_ratio: hidden width over C.  mix_rank, decay_rank: of the
     low-rank parts.  init_values: gamma1 and gamma2 at the start.  Others: ``Operator``.

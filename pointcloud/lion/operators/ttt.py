@@ -89,7 +89,7 @@ class SwiGlu(nn.Module):
 
 
 class TttBlock(Operator):
-    """x + FastWeights(RMSNorm x), then x + SwiGLU(RMSNorm x); one direction; drop_path is of the first branch.
+    """x + FastWeights(RMSNorm x), then x + SwiGLU(RMSNorm x); one direction. Only the first is dropped.
 
     heads: must leave an even width.  ffn_ratio: hidden width over C.  size: tokens in a mini-batch.  Others:
     ``Operator``.

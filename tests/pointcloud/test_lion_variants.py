@@ -90,6 +90,7 @@ def test_argoverse_has_three_layers_more_and_the_rest_as_nuscenes():
     assert extra == {"dow_out", "linear_bev1", "linear_bev2", "linear_bev3"}
     assert {name: more[name] for name in plain} == plain
     config = VARIANTS["lion_retnet_argoverse"]
+    assert sum(p.numel() for p in of_meta(config).parameters()) == 15_118_848
     assert config.bev_windows == ((1, 25, 25), (1, 37, 37), (1, 51, 51))
     assert config.bev_groups == (512, 1024, 2048)
 

@@ -1,7 +1,5 @@
 """Bad arguments raise before anything is computed; texts name the argument, what it must be, what it was."""
 
-# ruff: noqa: E501
-
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Inputs of ``ttt_scan``, and the same by gradient descent that autograd takes: no formula of the gradient."""
+"""Inputs of ``ttt_scan``, and the same by gradient descent that autograd takes, without its formula."""
 
 from dataclasses import dataclass
 from itertools import pairwise, product

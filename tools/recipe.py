@@ -132,7 +132,7 @@ def _toml_entries(name: str, text: str, parser: argparse.ArgumentParser) -> Iter
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{name}: a recipe must be TOML: {error}") from error
-    tables = {a.dest for a in parser._actions if a.dest.endswith("_kwargs")}
+    tables = {a.dest for a in parser._actions if isinstance(a.default, dict)}
     lines = text.splitlines()
 
     def walk(table: Mapping[str, Any], heading: tuple[str, ...]) -> Iterator[Entry]:

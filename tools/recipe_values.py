@@ -24,7 +24,7 @@ def fitting(action: argparse.Action, value: Any, lenient: bool = False) -> Any:
         raise ValueError("must have a value, got null")
     if isinstance(action, SWITCHES):
         return _checked(isinstance(value, bool), value, "true or false", value)
-    if action.dest.endswith("_kwargs"):
+    if isinstance(action.default, dict):
         return dict(_checked(isinstance(value, Mapping), value, "a table of names and values", value))
     if isinstance(value, Mapping):
         raise ValueError(f"must be {_kind(action)}, got a table")

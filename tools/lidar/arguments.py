@@ -32,6 +32,7 @@ def add_data(group: Group) -> None:
     add("--scenes", type=int, default=1000, metavar="N", help="synthetic scenes of an epoch (1000)")
     add("--val-scenes", type=int, default=40, metavar="N", help="synthetic scenes of a validation (40)")
     add("--scene-seed", type=int, default=0, metavar="N", help="of the synthetic world (0)")
+    switch(group, "class-balanced", "frames repeated until each class is in equally many (CBGS)")
     add("-b", "--batch-size", type=int, default=2, metavar="N", help="frames a process and step (2)")
     add("--grad-accum-steps", type=int, default=1, metavar="N", help="steps whose gradients are added (1)")
     add("--workers", type=int, default=0, metavar="N", help="reading processes (0: none)")

@@ -7,9 +7,13 @@ from math import radians
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...pointcloud.data.augment import AugmentOptions
 from ...pointcloud.data.paste import PasteDatabase
 from ...pointcloud.detector import DetectorConfig
+from ...pointcloud.records import Frame
+from ..training.seeding import Use
 
 
 def open_frames(args: argparse.Namespace, train: bool) -> Any:
@@ -36,6 +40,32 @@ def open_frames(args: argparse.Namespace, train: bool) -> Any:
     from ...pointcloud.data.waymo import WaymoFrames
 
     return WaymoFrames(folder, split)
+
+
+class ClassBalanced:
+    """Frames repeated so that each class is in about equally many: CBGS, arXiv 1908.09492, section 3.1.
+
+    Every class gets the same share of as many frames as there are pairs of a frame and a class in it, drawn
+    with replacement from those that hold the class.
+    """
+
+    def __init__(self, frames: Any, seed: int) -> None:
+        self.frames = frames
+        holders: list[list[int]] = [[] for _ in frames.classes]
+        for index in range(len(frames)):
+            for class_ in frames.labelled_classes(index):
+                holders[class_].append(index)
+        present = [held for held in holders if held]
+        share = sum(map(len, present)) // max(len(present), 1)
+        chance = np.random.default_rng([seed, Use.SAMPLE])
+        drawn = [chance.choice(held, share) for held in present]
+        self.order = np.concatenate(drawn) if drawn else np.arange(len(frames))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Frame:
+        return self.frames[int(self.order[index])]
 
 
 def check_fits(args: argparse.Namespace, config: DetectorConfig, frames: Any) -> None:

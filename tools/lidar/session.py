@@ -23,7 +23,7 @@ from ..training.seeding import Use, seed_all
 from . import checkpoint
 from .batches import TrainingFrames
 from .checks import check_arguments
-from .datasets import augment_options, check_fits, open_frames, open_paste
+from .datasets import ClassBalanced, augment_options, check_fits, open_frames, open_paste
 from .loop import train
 from .optim import make_optimizer, make_schedule
 
@@ -101,13 +101,16 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     model = create_detector(args.detector, checkpoint=args.initial_checkpoint, **args.backbone_kwargs)
     training, validation = open_frames(args, train=True), open_frames(args, train=False)
     check_fits(args, model.config, training)
+    paste = open_paste(args, training)
+    if args.class_balanced:
+        training = ClassBalanced(training, args.seed)
     plan = Plan(len(training), args.batch_size * args.grad_accum_steps * accelerator.num_processes, args.seed)
     if state is not None:
         checkpoint.check_same_run(state, path, args, plan.items)
     frames = TrainingFrames(
         frames=training,
         options=augment_options(args),
-        paste=open_paste(args, training),
+        paste=paste,
         seed=args.seed,
         last_paste=args.epochs - args.no_paste_epochs,
         last_augmented=args.epochs - args.no_aug_epochs,

@@ -5,7 +5,9 @@ import torch
 
 from linzoo.pointcloud.lion.block import LionBlock
 from linzoo.pointcloud.lion.layer import LionLayer
+from linzoo.pointcloud.lion.operators import OPERATORS as REGISTERED
 from linzoo.pointcloud.lion.position import PositionEmbedding, scaled_cells
+from linzoo.pointcloud.windows import window_order
 
 from ..parity_fill import assert_matches, figures
 from .lion_cases import TOLERANCE, assert_gradient, cells, filled, permuted, sample, scattered
@@ -76,8 +78,8 @@ def test_layers_and_blocks_are_those_recorded(name, dtype):
 
 def small(kind, **words):
     torch.manual_seed(1)
-    words = {"operator": "retnet", "window": (4, 5, 5), "group_size": 16} | words
-    return kind(16, operator_words={"heads": 2}, **words).double().eval()
+    usual = {"operator": "retnet", "operator_words": {"heads": 2}, "window": (4, 5, 5), "group_size": 16}
+    return kind(16, **(usual | words)).double().eval()
 
 
 KINDS = pytest.mark.parametrize("kind", [LionLayer, LionBlock])
@@ -103,10 +105,23 @@ def test_the_order_of_rows_does_not_change_what_a_voxel_gets(kind, padding):
     torch.testing.assert_close(module(voxels).features[order], module(other).features)
 
 
-def test_padding_changes_nothing_where_every_group_is_full():
-    voxels = scattered((48, 0, 16))
-    repeated, packed = (small(LionLayer, padding=padding)(voxels).features for padding in ("repeat", "none"))
+@pytest.mark.parametrize("operator", REGISTERED)
+def test_padding_changes_nothing_where_every_group_is_full(operator):
+    voxels, words = scattered((48, 0, 16)), {"operator": operator, "operator_words": {}}
+    repeated, packed = (
+        small(LionLayer, padding=padding, **words)(voxels).features for padding in ("repeat", "none")
+    )
     torch.testing.assert_close(repeated, packed)
+
+
+@pytest.mark.parametrize("operator", REGISTERED)
+def test_without_padding_no_operator_lets_groups_or_samples_meet(operator):
+    voxels = scattered((1, 7, 37))
+    layer = small(LionLayer, padding="none", operator=operator, operator_words={})
+    out = layer(voxels).features
+    for b in range(voxels.batch_size):
+        alone, rows = sample(voxels, b)
+        torch.testing.assert_close(out[rows], layer(alone).features)
 
 
 def test_repeated_voxels_feed_the_recurrence_of_a_group_that_is_not_full():
@@ -120,8 +135,6 @@ def test_without_padding_a_group_is_the_operator_on_its_voxels_alone():
     voxels, layer = scattered((20,)), small(LionLayer, padding="none", shifted=True)
     features = voxels.features
     for axis, block in zip(("x", "y"), layer.blocks, strict=True):
-        from linzoo.pointcloud.windows import window_order
-
         order = window_order(voxels, layer.window, axis=axis, shifted=True)
         parts = [block(features[rows].unsqueeze(0)).squeeze(0) for rows in order.split(16)]
         features = torch.empty_like(features).index_copy(0, order, torch.cat(parts))

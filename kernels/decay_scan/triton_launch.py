@@ -57,11 +57,12 @@ class Call:
         self.batch, self.tokens, self.heads, self.key_dim = x.q.shape
         self.values = x.v.shape[3]
         self.value_dim = self.values + words.count
-        self.span, self.rows = chunk_length(self.tokens, words.symmetric_block)
+        self.span, self.rows = chunk_length(self.kind, self.tokens, words.symmetric_block)
         self.chunks = Chunks(x.q, x.cu_seqlens, self.span)
         self.arch = arch_of(x.q.device)
 
     def tile(self, kernel: str) -> Tile:
+        kernel = f"channel_{kernel}" if self.kind == "channel" else kernel
         return tile_for(kernel, self.key_dim, self.value_dim, self.x.q.dtype, self.arch)
 
     def sides(self) -> dict[str, Any]:

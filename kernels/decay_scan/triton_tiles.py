@@ -28,6 +28,7 @@ class Tile:
 
 
 # (kernel, bytes of a dot operand, width class): the larger of D and E, rounded up to 32, 64 or 128.
+# Kernels named channel_ are those of decays per channel.
 TILES: dict[tuple[str, int, int], Tile] = {
     ("states", 2, 32): Tile(32, 32),
     ("states", 2, 64): Tile(64, 64),
@@ -35,7 +36,7 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("states", 4, 32): Tile(32, 32),
     ("states", 4, 64): Tile(32, 32),
     ("states", 4, 128): Tile(32, 32),
-    ("outputs", 2, 32): Tile(32, 32),
+    ("outputs", 2, 32): Tile(32, 32, warps=8),
     ("outputs", 2, 64): Tile(64, 64, warps=8),
     ("outputs", 2, 128): Tile(64, 64, warps=8),
     ("outputs", 4, 32): Tile(32, 32, warps=8),
@@ -47,12 +48,31 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("gradients", 4, 32): Tile(16, 16, warps=8),
     ("gradients", 4, 64): Tile(16, 16, warps=8),
     ("gradients", 4, 128): Tile(16, 16, warps=8),
+    ("channel_states", 2, 32): Tile(32, 32),
+    ("channel_states", 2, 64): Tile(64, 64),
+    ("channel_states", 2, 128): Tile(64, 64),
+    ("channel_states", 4, 32): Tile(32, 32),
+    ("channel_states", 4, 64): Tile(32, 32),
+    ("channel_states", 4, 128): Tile(32, 32),
+    ("channel_outputs", 2, 32): Tile(32, 32),
+    ("channel_outputs", 2, 64): Tile(64, 64),
+    ("channel_outputs", 2, 128): Tile(64, 64),
+    ("channel_outputs", 4, 32): Tile(32, 32),
+    ("channel_outputs", 4, 64): Tile(32, 32),
+    ("channel_outputs", 4, 128): Tile(32, 32),
+    ("channel_gradients", 2, 32): Tile(32, 32),
+    ("channel_gradients", 2, 64): Tile(32, 64),
+    ("channel_gradients", 2, 128): Tile(32, 64),
+    ("channel_gradients", 4, 32): Tile(32, 32),
+    ("channel_gradients", 4, 64): Tile(32, 32),
+    ("channel_gradients", 4, 128): Tile(32, 32),
 }
 
 # The same, for one architecture where the row above leaves stack.
 ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {}
 
-TOKENS = 64  # of a chunk; as many as any symmetric block
+# Tokens of a chunk: with decays per channel its weights take log2 of them products.
+TOKENS = {"constant": 64, "token": 64, "channel": 32}
 
 
 def padded(width: int) -> int:
@@ -60,9 +80,9 @@ def padded(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def chunk_length(tokens: int, symmetric_block: int) -> tuple[int, int]:
-    """Tokens of a chunk, and the power of two that holds them."""
-    span = symmetric_block or min(TOKENS, padded(tokens))
+def chunk_length(kind: str, tokens: int, symmetric_block: int) -> tuple[int, int]:
+    """Tokens of a chunk of rows of ``tokens``, and the power of two that holds them."""
+    span = symmetric_block or min(TOKENS[kind], padded(tokens))
     return span, padded(span)
 
 

@@ -78,6 +78,13 @@ def usable_device(name: str) -> torch.device:
         raise ValueError(f"--device must be a device of this machine, got {name!r}: {reason}") from error
 
 
+def pick_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" is a GPU if there is one."""
+    import torch
+
+    return usable_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
 def no_weights_message(name: str) -> str:
     from .models import check_name, meta_model, weights_origin
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .detection.config import add_config_arguments, read_config
 from .detection.running import faults_named
 from .files import check_writable, write_json
+from .predict import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -77,14 +78,6 @@ def find_pictures(inputs: Path) -> list[Path]:
     for path in found:
         check_picture(path)
     return found
-
-
-def pick_device(name: str) -> torch.device:
-    import torch
-
-    from .predict import usable_device
-
-    return usable_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def load_detector(cfg: Config, checkpoint: Path, device: torch.device, palette: str) -> nn.Module:

@@ -1,22 +1,39 @@
-"""``linzoo validate``: accuracy of one model or many on a data set, with the flags of timm's validate.py."""
+"""``linzoo validate``: accuracy of one model or many on a data set, with the flags of timm's validate.py.
+
+A recipe of ``configs/pointcloud``, or ``--detector NAME``, validates a LiDAR detector: see validate_lidar.py.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .validation.jobs import Job
 
 
+def module_for(words: Sequence[str]) -> ModuleType:
+    """Who takes a command line: this module, or ``validate_lidar`` where it is about a LiDAR detector."""
+    from .train_lidar import is_meant
+
+    if is_meant(words):
+        from . import validate_lidar
+
+        return validate_lidar
+    return sys.modules[__name__]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .validation.arguments import add_groups
 
     add_groups(parser)
+    parser.epilog = "`linzoo validate --detector NAME --help` shows the flags of LiDAR detectors."
 
 
 def run(args: argparse.Namespace) -> int:

@@ -28,6 +28,8 @@ COMMANDS = {
     "train-detection": ("train_detection", "train a detector with mmdetection, from a config"),
     "test-detection": ("test_detection", "evaluate a detector with mmdetection"),
     "predict-detection": ("predict_detection", "draw what a detector finds in pictures; boxes as json"),
+    "detect": ("detect", "find objects in LiDAR frames: boxes as json, pictures from above"),
+    "prepare-lidar": ("prepare_lidar", "check a LiDAR data set, cache its index and the objects to paste"),
     "distill": ("distill", "train a linearized diffusion model against its original, from a recipe"),
     "generate": ("generate", "draw a picture with a linearized pipeline, up to 16K, within a memory budget"),
     "bench": ("bench", "time the kernels or the models on this machine"),
@@ -44,7 +46,7 @@ def build_parser(command: str | None = None, words: Sequence[str] = ()) -> argpa
     """
     parser = argparse.ArgumentParser(
         prog="linzoo",
-        description="Vision and diffusion backbones whose token mixing costs O(N).",
+        description="Vision, diffusion and point-cloud backbones whose token mixing costs O(N).",
         epilog="`linzoo COMMAND --help` shows a command's arguments.",
     )
     parser.add_argument("--version", action="version", version=f"linzoo {__version__}")

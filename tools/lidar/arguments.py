@@ -14,26 +14,35 @@ def key_values(group: Group, name: str, text: str) -> None:
     group.add_argument(f"--{name}", nargs="*", default={}, action=KeyValues, metavar="K=V", help=text)
 
 
-def add_model(group: Group) -> None:
-    add = group.add_argument
-    add("--detector", metavar="NAME", help="lion_retnet_kitti, scatterformer_waymo, ...")
+def add_detector(group: Group) -> None:
+    group.add_argument("--detector", metavar="NAME", help="lion_retnet_kitti, scatterformer_waymo, ...")
     key_values(group, "backbone-kwargs", "changes to the backbone's form: padding=none, drop_path=0.1, ...")
-    add("--initial-checkpoint", metavar="FILE", help="start from these weights: ours, or an official .pth")
 
 
-def add_data(group: Group) -> None:
+def add_model(group: Group) -> None:
+    add_detector(group)
+    text = "start from these weights: ours, or an official .pth"
+    group.add_argument("--initial-checkpoint", metavar="FILE", help=text)
+
+
+def add_frames(group: Group) -> None:
     add = group.add_argument
     add("--dataset", choices=DATASETS, help="synthetic (drawn, no download), kitti, nuscenes, waymo")
     add("--data-dir", metavar="DIR", help="folder of the data set, in its own layout")
     add("--data-version", default="v1.0-trainval", metavar="NAME", help="of nuScenes (v1.0-trainval)")
-    add("--train-split", default="train", metavar="NAME", help="default train")
     add("--val-split", default="val", metavar="NAME", help="default val")
     add("--sweeps", type=int, default=1, metavar="N", help="sweeps merged into a frame, nuScenes (1)")
-    add("--scenes", type=int, default=1000, metavar="N", help="synthetic scenes of an epoch (1000)")
     add("--val-scenes", type=int, default=40, metavar="N", help="synthetic scenes of a validation (40)")
     add("--scene-seed", type=int, default=0, metavar="N", help="of the synthetic world (0)")
-    switch(group, "class-balanced", "frames repeated until each class is in equally many (CBGS)")
     add("-b", "--batch-size", type=int, default=2, metavar="N", help="frames a process and step (2)")
+
+
+def add_data(group: Group) -> None:
+    add = group.add_argument
+    add_frames(group)
+    add("--train-split", default="train", metavar="NAME", help="default train")
+    add("--scenes", type=int, default=1000, metavar="N", help="synthetic scenes of an epoch (1000)")
+    switch(group, "class-balanced", "frames repeated until each class is in equally many (CBGS)")
     add("--grad-accum-steps", type=int, default=1, metavar="N", help="steps whose gradients are added (1)")
     add("--workers", type=int, default=0, metavar="N", help="reading processes (0: none)")
 

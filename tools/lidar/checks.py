@@ -19,19 +19,8 @@ NOT_NEGATIVE = (
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raises: ValueError naming the flag, what it must be and what it was."""
-    if not args.detector:
-        raise ValueError("--detector must be a detector's name (linzoo list 'lion*'), got none")
-    if args.dataset is None:
-        raise ValueError("--dataset must be synthetic, kitti, nuscenes or waymo, got none")
-    if args.dataset != "synthetic" and not args.data_dir:
-        raise ValueError(f"--data-dir must be the folder of the data set {args.dataset}, got none")
-    if args.dataset == "synthetic" and args.data_dir:
-        raise ValueError(f"--data-dir: the synthetic scenes are drawn, not read, got {args.data_dir}")
-    for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
-        for name in names:
-            value = getattr(args, name)
-            if value is not None and not (value >= least and isfinite(value)):
-                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+    check_data(args)
+    check_numbers(args)
     low, high = args.scale
     if not 0 < low <= high:
         raise ValueError(f"--scale must be two factors above 0, rising, got {low} {high}")
@@ -42,3 +31,30 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name, count in args.paste.items():
         if not isinstance(count, int) or count < 0:
             raise ValueError(f"--paste must be CLASS=COUNT with whole counts, got {name}={count}")
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """A detector, and a data set with the folder that it needs or does not need."""
+    if not args.detector:
+        raise ValueError("--detector must be a detector's name (linzoo list 'lion*'), got none")
+    if args.dataset is None:
+        raise ValueError("--dataset must be synthetic, kitti, nuscenes or waymo, got none")
+    if args.dataset != "synthetic" and not args.data_dir:
+        raise ValueError(f"--data-dir must be the folder of the data set {args.dataset}, got none")
+    if args.dataset == "synthetic" and args.data_dir:
+        raise ValueError(f"--data-dir: the synthetic scenes are drawn, not read, got {args.data_dir}")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
+        for name in names:
+            value = getattr(args, name, None)
+            if value is not None and not (value >= least and isfinite(value)):
+                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+
+
+def check_export(args: argparse.Namespace) -> None:
+    """``validate``: numbers in range, and a data set whose benchmark takes files."""
+    check_numbers(args)
+    if args.export is not None and args.dataset not in ("kitti", "nuscenes"):
+        raise ValueError(f"--export must go with the data set kitti or nuscenes, got {args.dataset}")

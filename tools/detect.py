@@ -1,0 +1,147 @@
+"""``linzoo detect RECIPE CHECKPOINT FILES``: what a LiDAR detector finds, as json and seen from above."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .files import check_writable, read_json, write_json
+from .predict import pick_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..pointcloud import Detections, Detector
+
+SUFFIXES = (".bin", ".npy", ".pcd")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("recipe", metavar="RECIPE", help="a packaged name, a .toml file, a run's args.yaml, or a detector")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help=".safetensors, last.pth.tar or official .pth")
+    add("inputs", nargs="+", type=Path, metavar="FILE", help="points: .bin, .npy, .pcd, or folders of them")
+    add("--out-dir", type=Path, default=Path("outputs"), metavar="DIR", help="default outputs")
+    add("--score-thr", type=float, default=0.3, metavar="P", help="lowest score to keep (default 0.3)")
+    add("--point-values", type=int, metavar="N", help="values of a point in .bin files (default: by name)")
+    add("--range", type=float, nargs=4, metavar="M", help="low x, y, high x, y of the picture")
+    add("--no-pictures", action="store_true", help="json alone")
+    add("--resume", action="store_true", help="leave out files whose json is there")
+    add("--device", default="auto", help="auto (default: a GPU if there is one), cpu, cuda:1")
+
+
+def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..pointcloud import create_detector
+
+    if not 0 <= args.score_thr <= 1:
+        raise ValueError(f"--score-thr must lie in 0 .. 1, got {args.score_thr}")
+    files = list(point_files(args.inputs))
+    name, backbone = detector_of(args.recipe)
+    detector = create_detector(name, checkpoint=args.checkpoint, **backbone)
+    detector = detector.eval().to(pick_device(args.device))
+    check_writable(args.out_dir, "--out-dir")
+    targets = {file: args.out_dir / target for file, target in zip(files, names_of(files), strict=True)}
+    left = [f for f in files if not (args.resume and read_json(json_of(targets[f])) is not None)]
+    if len(left) < len(files):
+        print(f"linzoo detect: {len(files) - len(left)} done before, {len(left)} left", file=sys.stderr)
+    total = 0
+    for file in tqdm(left, unit="file", disable=len(left) < 2 or not sys.stderr.isatty()):
+        total += detect_file(detector, file, targets[file], args)
+    print(f"linzoo detect: {total} boxes in {len(left)} file(s): {args.out_dir}")
+    return 0
+
+
+def point_files(inputs: Sequence[Path]) -> Iterator[Path]:
+    """The files named, and those in the folders named, sorted.
+
+    Raises: FileNotFoundError, ValueError.
+    """
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+            if not found:
+                raise ValueError(f"FILE must be a folder that holds {', '.join(SUFFIXES)}, {path} has none")
+            yield from found
+        elif not path.is_file():
+            raise FileNotFoundError(f"FILE must be a file of points or a folder, {path} is not there")
+        elif path.suffix not in SUFFIXES:
+            raise ValueError(f"FILE must end in {', '.join(SUFFIXES)}, got {path}")
+        else:
+            yield path
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What results are called: the files' names, with the folder before those that occur twice."""
+    names = [file.name for file in files]
+    return [f"{f.parent.name}-{f.name}" if names.count(f.name) > 1 else f.name for f in files]
+
+
+def detector_of(recipe: str) -> tuple[str, dict[str, Any]]:
+    """The detector that a recipe, a run's ``args.yaml`` or a name means, and changes to its backbone."""
+    from ..pointcloud import detector_config, list_detectors
+    from .recipe import SUFFIXES as RECIPES
+    from .recipe import recipe_names
+    from .train_lidar import parse
+
+    if Path(recipe).suffix in RECIPES or recipe in recipe_names("pointcloud"):
+        settings = parse([recipe])
+        if not settings.detector:
+            raise ValueError(f"RECIPE must be one of a LiDAR detector, {recipe} names none")
+        return settings.detector, settings.backbone_kwargs
+    if recipe not in list_detectors():
+        detector_config(recipe)
+    return recipe, {}
+
+
+def detect_file(detector: Detector, file: Path, target: Path, args: argparse.Namespace) -> int:
+    """Writes TARGET.json and TARGET.png; returns how many boxes there are."""
+    from .lidar.evaluate import to_cpu
+
+    points = read_frame(file, detector.config.point_features, args.point_values)
+    (found,) = detector.detect([points.to(next(detector.parameters()).device)])
+    found = to_cpu(found)
+    found = type(found)(*(part[found.scores >= args.score_thr] for part in found))
+    if not args.no_pictures:
+        from .lidar.pictures import write_picture
+
+        low_x, low_y, _, high_x, high_y, _ = detector.config.grid.point_range
+        area = tuple(args.range) if args.range else (low_x, low_y, high_x, high_y)
+        title = f"{file.name}: {len(found.boxes)} boxes"
+        picture = target.with_name(f"{target.name}.png")
+        write_picture(picture, points, found, detector.config.classes, area=area, title=title)
+    write_json(json_of(target), as_json(found, detector.config.classes, file))
+    return len(found.boxes)
+
+
+def read_frame(file: Path, features: int, values: int | None) -> torch.Tensor:
+    """Points (N, features): the first values of each point, as many as the detector takes.
+
+    Raises: ValueError where a file has fewer.
+    """
+    from ..pointcloud.data.files import read_points
+
+    points = read_points(file, values)
+    if points.shape[1] < features:
+        raise ValueError(
+            f"{file}: points must have {features} values for this detector, got {points.shape[1]}"
+        )
+    return points[:, :features].contiguous()
+
+
+def json_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
+
+
+def as_json(found: Detections, classes: Sequence[str], file: Path) -> dict[str, Any]:
+    """Boxes (x, y, z, dx, dy, dz, yaw[, vx, vy]) in metres and radians, best first."""
+    return {
+        "file": str(file),
+        "boxes": [[round(value, 4) for value in box] for box in found.boxes.tolist()],
+        "scores": [round(score, 4) for score in found.scores.tolist()],
+        "classes": [classes[index] for index in found.classes.tolist()],
+    }

@@ -22,6 +22,7 @@ from .heads.options import (
     LossWeights,
 )
 from .lion.variants import FORMS, OPERATORS, LionConfig
+from .lion.variants import VARIANTS as LION
 from .metrics import KITTI_CLASSES, NUSCENES_CLASSES
 from .necks import CascadeDed, ResidualFpn, SecondNeck
 from .scatterformer.variants import VARIANTS as SCATTERFORMER
@@ -30,6 +31,7 @@ from .voxels import VoxelGrid
 
 WAYMO_CLASSES = ("Vehicle", "Pedestrian", "Cyclist")
 ONCE_CLASSES = ("Car", "Bus", "Truck", "Pedestrian", "Cyclist")
+
 
 def kitti_head(in_channels: int, *, classes: Sequence[str], grid: VoxelGrid, stride: int) -> AnchorHead:
     anchors = {name: KITTI_ANCHORS[name.lower()] for name in classes}
@@ -139,8 +141,8 @@ def small_lion(operator: str) -> DetectorConfig:
 
 DETECTORS: dict[str, DetectorConfig] = {
     **{
-        f"lion_{operator}_{form}": lion(form, replace(config, operator=operator))
-        for form, config in FORMS.items()
+        f"lion_{operator}_{form}": lion(form, LION[f"lion_{operator}_{form}"])
+        for form in FORMS
         if form.removesuffix("_large") in AFTER_LION  # Argoverse's head is not known
         for operator in OPERATORS
     },

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import compile_decay_scan, compile_local_attn
+from . import compile_decay_scan, compile_local_attn, compile_sparse_conv
 from .compile_facts import ARCHS, DTYPES, MODELS, Job, compilers, jobs, measure
 
 # The other ops' lists: each module has MODELS, Job, jobs, measure and thresholds_path.
-OTHER_OPS = (compile_local_attn, compile_decay_scan)
+OTHER_OPS = (compile_local_attn, compile_decay_scan, compile_sparse_conv)
 EVERY_MODEL = (*MODELS, *(model for op in OTHER_OPS for model in op.MODELS))
 
 
@@ -37,7 +37,8 @@ def violations(job: Job, facts: dict[str, Any], table: dict[str, Any]) -> list[s
     found = [f"{key} must be 0, got {facts[key]}" for key in ("stack", "spills") if facts[key]]
     if facts["shared"] > limits["shared"][job.arch]:
         found.append(f"shared must be at most {limits['shared'][job.arch]} bytes, got {facts['shared']}")
-    if job.dtype == "bf16" and not facts["tensor_cores"]:
+    multiplies = getattr(job, "multiplies", True)  # a job says so where its kernel has no matrix product
+    if multiplies and job.dtype == "bf16" and not facts["tensor_cores"]:
         found.append("tensor_cores must be at least 1 in bf16, got 0")
     known = table["facts"].get(job.name)
     if known is None:

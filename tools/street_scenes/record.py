@@ -1,0 +1,122 @@
+"""The long run: every detector with several seeds, judged on unseen scenes; rows and pictures are committed.
+
+A detector that is done is kept with its figures, one that was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...pointcloud import Detector
+from ...pointcloud.data.synthetic import SyntheticScenes
+from ..demo.machine import commit, processor, versions
+from ..files import read_json, write_atomic, write_json
+from ..lidar.evaluate import detect_frames
+from ..lidar.pictures import bird_eye
+from ..runs.log import Log
+from .detectors import RECIPES, SEEDS, train_one
+
+RESULTS = Path(__file__).parents[1] / "results"
+ROWS, PICTURE = "street-scenes.jsonl", "street-scenes-{}.png"
+TEST_SCENES = 100
+SHOWN = 3  # of the test scenes, in the committed picture
+COMMAND = "python -m linzoo.tools.street_scenes full"
+
+
+def record(
+    output: Path,
+    device: str,
+    workers: int,
+    only: tuple[str | None, int | None] = (None, None),
+    results: Path = RESULTS,
+    **flags: Any,
+) -> None:
+    """Train, judge, and, unless ``only`` some are wanted, replace the rows and the pictures in ``results``.
+
+    flags: further flags of ``linzoo train``, with underscores.
+    """
+    folder = output / "full"
+    rows = []
+    for seed in SEEDS:
+        for name in RECIPES:
+            if only[0] in (None, name) and only[1] in (None, seed):
+                rows.append(one_row(name, seed, folder, device, workers, flags))
+    if only != (None, None):
+        return
+    for name in RECIPES:
+        picture = folder / f"{name}-{SEEDS[0]}" / "scenes.png"
+        write_atomic(results / PICTURE.format(name), picture.read_bytes())
+    write_atomic(results / ROWS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def one_row(name: str, seed: int, folder: Path, device: str, workers: int, flags: dict) -> dict:
+    """The row of a detector and a seed, worked out once and kept in its run's folder."""
+    place = folder / f"{name}-{seed}" / "row.json"
+    row = read_json(place)
+    if row is None:
+        resumed = place.parent.exists()
+        run, seconds = train_one(name, folder, seed=seed, device=device, workers=workers, **flags)
+        row = {"detector": name, "recipe": RECIPES[name], "seed": seed, "updates": run.step}
+        row |= {"frames_an_update": run.plan.items, "parameters": count(run.model)}
+        row |= {"seconds": round(seconds, 1), "on": where(run.device), "resumed": resumed}
+        row |= {"test_scenes": TEST_SCENES, "metrics": judge(run.model, run.device, run.log)}
+        row |= {"command": COMMAND, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", **versions()}
+        write_atomic(place.with_name("scenes.png"), sheet(run.model, run.device))
+        write_json(place, row)
+    return row
+
+
+def judge(model: Detector, device: torch.device, log: Log, scenes: int = TEST_SCENES) -> dict[str, float]:
+    """Figures on scenes of the split "test", which no training draws."""
+    frames = SyntheticScenes("test", scenes)
+    found, labels = detect_frames(model, frames, device, log, batch_size=4)
+    return {name: round(value, 4) for name, value in frames.score(found, labels).items()}
+
+
+def sheet(model: Detector, device: torch.device, scenes: int = SHOWN, threshold: float = 0.3) -> bytes:
+    """Test scenes side by side, what was found over what is there."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    frames = SyntheticScenes("test", scenes)
+    low_x, low_y, _, high_x, high_y, _ = model.config.grid.point_range
+    parts = []
+    model.eval()
+    for index in range(scenes):
+        frame = frames[index]
+        (found,) = model.detect([frame.points.to(device)])
+        found = type(found)(*(part.cpu()[(found.scores >= threshold).cpu()] for part in found))
+        picture = bird_eye(
+            frame.points, found, frames.classes, area=(low_x, low_y, high_x, high_y), labels=frame.labels,
+            title=f"unseen scene {index}",
+        )  # fmt: skip
+        parts.append(Image.open(BytesIO(picture)).convert("RGB"))
+    whole = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
+    left = 0
+    for part in parts:
+        whole.paste(part, (left, 0))
+        left += part.width
+    buffer = BytesIO()
+    whole.quantize(64).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def where(device: torch.device) -> str:
+    return processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def count(model: Detector) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def recorded(results: Path = RESULTS) -> list[dict]:
+    """The committed rows, none where there are none yet."""
+    path = results / ROWS
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]

@@ -11,11 +11,20 @@ from ..triton_available import why_not
 from .arguments import OP, check_options, check_shapes, check_tensors
 from .ops import selective_scan_op
 from .reference import selective_scan_reference
+from .triton_tiles import WIDEST
 
 __all__ = ["selective_scan"]
 
+
+def _why_no_triton(B: Tensor) -> str | None:
+    reason = why_not(B)
+    if reason is None and B.shape[-1] > WIDEST:
+        return f"takes up to {WIDEST} states a channel, got {B.shape[-1]}"
+    return reason
+
+
 BACKENDS = (
-    Backend("triton", lambda x: "there is no Triton kernel yet", by_name_only=lambda x: not x.is_cuda),
+    Backend("triton", _why_no_triton, by_name_only=lambda x: not x.is_cuda),  # off the GPU: the interpreter
     Backend("eager", lambda x: None, by_name_only=lambda x: False),
     Backend("reference", lambda x: None, by_name_only=lambda x: True),
 )
@@ -64,7 +73,7 @@ def selective_scan(
     u, B, C = as_autocast(u), as_autocast(B), as_autocast(C)
     check_shapes(u, delta, A, B, C, D)
     check_options(u, A.shape[1], initial, reverse, cu_seqlens)
-    chosen = _choose(backend, u)
+    chosen = _choose(backend, B)
     if chosen == "reference":
         with exactly(u):
             return selective_scan_reference(u, delta, A, B, C, D, initial, reverse, cu_seqlens)

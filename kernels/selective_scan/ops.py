@@ -5,6 +5,7 @@ state the forward returns the states that its backward starts from; with ``keep`
 backward computes them again. It has no backward of its own: torch raises if asked for one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..autocast import exactly
 from ..checks import accumulation_dtype, check_offsets
-from . import eager, eager_backward
+from . import eager, eager_backward, triton_tiles
 from .arguments import OP
 
 
@@ -41,20 +42,21 @@ def selective_scan_op(
         return _of(backend)[0](inputs, keep)
 
 
-def _of(backend: str) -> tuple[Any, Any, Any]:
-    """(forward, backward, number of kept states)"""
+def _of(backend: str) -> tuple[Callable[..., tuple], Callable[..., tuple]]:
+    """(forward, backward)"""
     if backend == "eager":
-        return eager.forward, eager_backward.backward, eager.kept_states
+        return eager.forward, eager_backward.backward
     from . import triton_launch
 
-    return triton_launch.forward, triton_launch.backward, triton_launch.kept_states
+    return triton_launch.forward, triton_launch.backward
 
 
 @selective_scan_op.register_fake
 def _(u, delta, A, B, C, D, initial, cu_seqlens, reverse, keep, backend):
     acc = accumulation_dtype(u.dtype)
-    kept = eager.kept_states(u, cu_seqlens) if keep else 0
-    states = (u.new_empty((n, *A.shape), dtype=acc) for n in (_states(u, cu_seqlens), kept))
+    kept = eager.kept_states if backend == "eager" else triton_tiles.kept_states
+    numbers = _states(u, cu_seqlens), kept(u, cu_seqlens) if keep else 0
+    states = (u.new_empty((n, *A.shape), dtype=acc) for n in numbers)
     return u.new_empty(u.shape), *states
 
 

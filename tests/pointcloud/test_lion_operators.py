@@ -17,7 +17,7 @@ WORDS = {  # constructor words of each recorded case
     "retnet_d64_h2_T40": ("retnet", {"heads": 2}),
     "mamba_d64_T70": ("mamba", {}),
     "rwkv_d64_h2_layer0_T50": ("rwkv", {"heads": 2}),
-    "rwkv_d64_h2_layer5_T50": ("rwkv", {}),
+    "rwkv_d64_h2_layer5_T50": ("rwkv", {"heads": 2}),
     "xlstm_d64_T48": ("mlstm", {}),
     "ttt_d64_h4_T56": ("ttt", {}),
     "ttt_d64_h4_T64": ("ttt", {}),
@@ -80,3 +80,36 @@ def test_the_core_of_retnet_is_a_scan_with_symmetric_blocks_and_the_decays_of_th
     torch.testing.assert_close(log_decay, torch.tensor(wanted, dtype=torch.float64), rtol=1e-15, atol=0)
     o, _ = decay_scan(q, k, v, log_decay, symmetric_block=64, scale=width**-0.5)
     assert_matches(o.transpose(1, 2), core["output"], 1e-9)
+
+
+CHECKPOINTS = figures("pointcloud_checkpoint_shapes")
+BACKBONES = {  # of the official files
+    "lion_RetNet_128": ("retnet", 128),
+    "lion_RetNet_64": ("retnet", 64),
+    "lion_Mamba_128": ("mamba", 128),
+    "lion_Mamba_64": ("mamba", 64),
+    "lion_RWKV_128": ("rwkv", 128),
+    "lion_RWKV_64": ("rwkv", 64),
+    "lion_xLSTM_64": ("xlstm", 64),
+    "lion_TTT_64": ("ttt", 64),
+}
+PLACES = {  # of four blocks among the 34 of the network
+    "linear_1.encoder.0.blocks.0.": 0,
+    "linear_1.encoder.0.blocks.1.": 1,
+    "linear_out.blocks.0.": 32,
+    "linear_out.blocks.1.": 33,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_blocks_have_the_names_and_shapes_of_the_official_files(name, place):
+    operator, channels = BACKBONES[name]
+    model = make_operator(operator, channels, PLACES[place], 34)
+    wanted = {
+        key.removeprefix(place): shape
+        for key, shape in CHECKPOINTS[name]["linear_out_and_first"].items()
+        if key.startswith(place)
+    }
+    assert wanted
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == wanted

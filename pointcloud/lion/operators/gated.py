@@ -35,7 +35,7 @@ class GatedAttention(nn.Module):
         past, _ = decay_scan(q, k, v, log_decay, **words)
         nothing = log_decay.new_zeros(q.shape[2:])  # the token itself counts once, in the first scan
         later, _ = decay_scan(q, k, v, log_decay, bonus=nothing, reverse=True, **words)
-        y = self.norm(past + later).flatten(2)
+        y = self.norm((past + later).to(self.norm.weight.dtype)).flatten(2)
         return self.proj(y * nn.functional.silu(self.gate(x)))
 
 
@@ -59,7 +59,7 @@ class GatedBlock(Operator):
     ) -> None:
         super().__init__(channels, layer_id=layer_id, n_layer=n_layer, drop_path=drop_path)
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = GatedAttention(channels, heads_for(channels, heads, 32), rank)
+        self.attention = GatedAttention(channels, heads_for(channels, heads), rank)
         self.norm2 = nn.LayerNorm(channels)
         self.ffn = FeedForward(channels, ffn_ratio * channels)
 

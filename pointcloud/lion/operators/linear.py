@@ -35,7 +35,7 @@ class LinearBlock(Operator):
         super().__init__(channels, layer_id=layer_id, n_layer=n_layer, drop_path=drop_path)
         if feature not in FEATURES:
             raise ValueError(f"feature must be one of {FEATURES}, got {feature!r}")
-        self.heads, self.feature = heads_for(channels, heads, 32), feature
+        self.heads, self.feature = heads_for(channels, heads), feature
         self.norm1 = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.proj = nn.Linear(channels, channels)

@@ -44,9 +44,9 @@ class Operator(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define mix(x, cu_seqlens)")
 
 
-def heads_for(channels: int, heads: int | None, width: int) -> int:
-    """``heads``, or as many as have ``width`` channels each; raises ValueError unless they divide C."""
-    heads = max(channels // width, 1) if heads is None else heads
+def heads_for(channels: int, heads: int | None) -> int:
+    """``heads``, or for None as many as have 32 channels each; raises ValueError unless they divide C."""
+    heads = max(channels // 32, 1) if heads is None else heads
     if heads < 1 or channels % heads:
         raise ValueError(f"heads must be >= 1 and divide channels = {channels}, got {heads}")
     return heads

@@ -36,9 +36,7 @@ def register_operator(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]
 
     def add(operator: type[nn.Module]) -> type[nn.Module]:
         if not (isinstance(operator, type) and issubclass(operator, nn.Module)):
-            raise TypeError(
-                f"register_operator: {name!r} must name a subclass of nn.Module, got {operator!r}"
-            )
+            raise TypeError(f"register_operator: {name!r} must be a subclass of nn.Module, got {operator!r}")
         if name in OPERATORS:
             taken = OPERATORS[name].__name__
             raise ValueError(f"register_operator: name must be new, got {name!r}, which is {taken}")

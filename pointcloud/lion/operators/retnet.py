@@ -69,7 +69,7 @@ class RetNetBlock(Operator):
         if block < 1:
             raise ValueError(f"block must be >= 1 token, got {block}")
         self.retention_layer_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.multi_scale_retention = Retention(channels, heads_for(channels, heads, 32), expand_v, block)
+        self.multi_scale_retention = Retention(channels, heads_for(channels, heads), expand_v, block)
         self.final_layer_norm = nn.LayerNorm(channels, eps=1e-6)
         self.ffn = FeedForward(channels, ffn_ratio * channels)
 

@@ -113,7 +113,7 @@ class ChannelMix(nn.Module):
 class RwkvBlock(Operator):
     """x + gamma1 TimeMix(LN x), then x + gamma2 ChannelMix(LN x); the network's first block starts by LN x.
 
-    heads: default one for 32 channels.  ffn_ratio: hidden width over C.  mix_rank, decay_rank: of the
+    heads: any that divide C.  ffn_ratio: hidden width over C.  mix_rank, decay_rank: of the
     low-rank parts.  init_values: gamma1 and gamma2 at the start.  Others: ``Operator``.
     """
 
@@ -124,7 +124,7 @@ class RwkvBlock(Operator):
         layer_id: int = 0,
         n_layer: int = 1,
         drop_path: float = 0.0,
-        heads: int | None = None,
+        heads: int = 4,
         ffn_ratio: int = 4,
         mix_rank: int = 32,
         decay_rank: int = 64,
@@ -135,7 +135,7 @@ class RwkvBlock(Operator):
         self.ln0 = nn.LayerNorm(channels) if layer_id == 0 else None
         self.ln1 = nn.LayerNorm(channels)
         self.ln2 = nn.LayerNorm(channels)
-        self.att = TimeMix(channels, heads_for(channels, heads, 32), depth, mix_rank, decay_rank)
+        self.att = TimeMix(channels, heads_for(channels, heads), depth, mix_rank, decay_rank)
         self.ffn = ChannelMix(channels, depth, ffn_ratio * channels)
         self.gamma1 = nn.Parameter(torch.full((channels,), float(init_values)))
         self.gamma2 = nn.Parameter(torch.full((channels,), float(init_values)))

@@ -107,7 +107,7 @@ class TttBlock(Operator):
         size: int = 16,
     ) -> None:
         super().__init__(channels, layer_id=layer_id, n_layer=n_layer, drop_path=drop_path)
-        heads = heads_for(channels, heads, 16)
+        heads = heads_for(channels, heads)
         if channels // heads % 2:
             raise ValueError(f"heads must leave an even width of channels = {channels}, got {heads}")
         if size < 1:

@@ -7,6 +7,7 @@ BENCHES = {
     "kernels": ("bench_kernels", "the linear-attention ops against upstream's formula and softmax"),
     "local-attn": ("bench_local_attn", "local attention against FlexAttention and full softmax"),
     "decay-scan": ("bench_decay_scan", "decayed recurrences against a loop over tokens"),
+    "sparse-conv": ("bench_sparse_conv", "submanifold convolution against spconv on a CPU"),
     "gpu": ("bench_gpu", "the Triton kernels on a GPU against plain torch, softmax and compiled rivals"),
     "scatterformer": ("bench_scatterformer", "attention in unequal windows: packed, padded, looped"),
     "models": ("bench_models", "whole models: eager and folded, at several sizes"),

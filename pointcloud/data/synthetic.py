@@ -77,6 +77,10 @@ class SyntheticScenes:
         chance = np.random.default_rng([self.seed, SPLITS[self.split], index])
         return draw_scene(self.options, chance, f"{self.split}-{self.seed}-{index:06d}")
 
+    def labelled_classes(self, index: int) -> set[int]:
+        """Indices of the classes that are labelled in a scene, which is drawn for it."""
+        return set(self[index].labels.classes.tolist())
+
     def metric_labels(self, frame: Frame) -> CountedLabels:
         """What ``score`` must know of a frame."""
         return CountedLabels(

@@ -78,9 +78,17 @@ def selective_scan(
         with exactly(u):
             return selective_scan_reference(u, delta, A, B, C, D, initial, reverse, cu_seqlens)
     tensors = (u, delta, A, B, C, D, initial)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    y, state, _ = selective_scan_op(*tensors, cu_seqlens, reverse, keep, chosen)
+    y, state, _ = selective_scan_op(*tensors, cu_seqlens, reverse, _keeps(tensors), chosen)
     return y, state
+
+
+def _keeps(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether states between chunks are returned for a backward, which can also do without.
+
+    Not by exported programs: how many there are would bind the numbers of tokens that they take.
+    """
+    asked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    return asked and not torch.compiler.is_exporting()
 
 
 def _choose(backend: str, x: Tensor) -> str:

@@ -46,11 +46,11 @@ def defaults_from(argv: Sequence[str], parser: argparse.ArgumentParser) -> dict:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..pointcloud import create_detector
-    from .files import write_json
+    from .files import check_writable, write_json
+    from .lidar.build import build_detector
     from .lidar.checks import check_data, check_export
     from .lidar.datasets import check_fits, open_frames
-    from .lidar.evaluate import detect_frames
+    from .lidar.evaluate import detect_frames, finite_or_none
     from .predict import pick_device
     from .runs.log import Log
 
@@ -60,11 +60,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--checkpoint must be a file of weights, got none")
     device = pick_device(args.device)
     frames = open_frames(args, train=False)
-    detector = create_detector(args.detector, checkpoint=args.checkpoint, **args.backbone_kwargs)
+    detector = build_detector(args.detector, args.backbone_kwargs, args.checkpoint)
     check_fits(args, detector.config, frames)
+    for place, flag in ((args.results_file, "--results-file"), (args.export, "--export")):
+        if place is not None:
+            check_writable(place.parent, flag)
     log = Log(primary=True)
     found, labels = detect_frames(detector.to(device), frames, device, log, args.batch_size)
     metrics = {"detector": args.detector, "frames": len(frames), **frames.score(found, labels)}
+    metrics = finite_or_none(metrics)
     if args.export is not None:
         frames.export(found, args.export)
     if args.results_file is not None:

@@ -66,6 +66,7 @@ def add_optimizer(group: Group) -> None:
     add("--pct-start", type=float, default=0.4, metavar="P", help="part of the updates that rise (0.4)")
     add("--div-factor", type=float, default=10.0, metavar="X", help="highest over first rate (10)")
     add("--clip-grad", type=float, default=10.0, metavar="X", help="largest norm of the gradient (10)")
+    switch(group, "sync-bn", "batch norm over the frames of all processes, not each one's own")
     add("--epochs", type=int, default=80, metavar="N", help="of the one-cycle schedule (80)")
     add("--max-steps", type=int, metavar="N", help="stop after so many updates")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...pointcloud.data.augment import AugmentOptions, PasteDatabase, augment
 from ...pointcloud.records import Frame, Labels
 from ..runs.plan import Item, Plan, microbatches
+from ..training.batches import DataError
 from ..training.seeding import Use
 
 
@@ -46,12 +47,21 @@ class TrainingFrames:
         return len(self.frames)
 
     def __getitem__(self, item: Item) -> Frame:
-        frame = self.frames[item.index]
+        """Raises: DataError for a frame that cannot be read."""
+        frame = read_frame(self.frames, item.index)
         if item.epoch >= self.last_augmented:
             return frame
         chance = np.random.default_rng([self.seed, Use.SAMPLE, item.epoch, item.place])
         paste = self.paste if item.epoch < self.last_paste else None
         return augment(frame, self.options, chance, paste)
+
+
+def read_frame(frames: Any, index: int) -> Frame:
+    """Raises: DataError with what the data set says of the frame."""
+    try:
+        return frames[index]
+    except (ValueError, OSError) as error:
+        raise DataError(f"frame {index} cannot be read: {error}") from error
 
 
 class UpdateBatches:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import write_json
 from ..runs.accelerator import gather
 from ..runs.folder import last_good, refuse_other_run
 from ..training.checkpoint import CheckpointFolder, find_bad_weight, load, plain_arguments
@@ -80,7 +79,3 @@ def restore(run: Any, path: Path, state: dict) -> None:
         set_rng_state(state["ranks"][rank], run.device)
     run.step = state["step"]
     run.log.say(f"Resumed from {path} at step {run.step}")
-
-
-def write_metrics(run: Any) -> None:
-    write_json(run.folder / METRICS, {"step": run.step, **run.metrics})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from math import isfinite
+from math import inf, isfinite
 
 from ..training.checks import flag
 
@@ -13,8 +13,9 @@ AT_LEAST_ONE = (
 )  # fmt: skip
 NOT_NEGATIVE = (
     "seed", "scene_seed", "workers", "rotate", "translate", "no_paste_epochs", "no_aug_epochs", "lr",
-    "weight_decay", "clip_grad", "val_interval",
+    "weight_decay", "val_interval",
 )  # fmt: skip
+ABOVE_ZERO = ("clip_grad",)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -22,14 +23,19 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_data(args)
     check_numbers(args)
     low, high = args.scale
-    if not 0 < low <= high:
+    if not 0 < low <= high < inf:
         raise ValueError(f"--scale must be two factors above 0, rising, got {low} {high}")
     if not 0 < args.pct_start < 1:
         raise ValueError(f"--pct-start must lie between 0 and 1, got {args.pct_start}")
-    if not args.div_factor >= 1:
+    if not 1 <= args.div_factor < inf:
         raise ValueError(f"--div-factor must be at least 1, got {args.div_factor}")
+    for name in ("no_paste_epochs", "no_aug_epochs"):
+        if getattr(args, name) > args.epochs:
+            raise ValueError(
+                f"{flag(name)} must be at most the {args.epochs} epochs, got {getattr(args, name)}"
+            )
     for name, count in args.paste.items():
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(f"--paste must be CLASS=COUNT with whole counts, got {name}={count}")
 
 
@@ -51,6 +57,10 @@ def check_numbers(args: argparse.Namespace) -> None:
             value = getattr(args, name, None)
             if value is not None and not (value >= least and isfinite(value)):
                 raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+    for name in ABOVE_ZERO:
+        value = getattr(args, name, 1.0)
+        if not value > 0:  # infinite: gradients stay as they are
+            raise ValueError(f"{flag(name)} must be above 0, got {value}")
 
 
 def check_export(args: argparse.Namespace) -> None:

@@ -23,8 +23,11 @@ def open_frames(args: argparse.Namespace, train: bool) -> Any:
     """
     split = args.train_split if train else args.val_split
     if args.dataset == "synthetic":
-        from ...pointcloud.data.synthetic import SyntheticScenes
+        from ...pointcloud.data.synthetic import SPLITS, SyntheticScenes
 
+        if split not in SPLITS:
+            name = "--train-split" if train else "--val-split"
+            raise ValueError(f"{name} must be one of {', '.join(SPLITS)} for synthetic scenes, got {split}")
         return SyntheticScenes(split, args.scenes if train else args.val_scenes, args.scene_seed)
     folder = Path(args.data_dir)
     if not folder.is_dir():

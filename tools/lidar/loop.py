@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..files import read_json, write_json
 from ..runs.ending import report
+from ..training.batches import DataError
 from . import checkpoint
 from .batches import Batch, UpdateBatches, collate
-from .evaluate import evaluate
+from .evaluate import detect_all, finite_or_none, shown
 
 
 def train(run: Any) -> None:
@@ -38,12 +41,16 @@ def train(run: Any) -> None:
     run.log.end()
     if begun == run.step:
         run.log.say(f"Nothing to do: {run.folder} has made its {run.step} updates")
-    elif not args.no_validation:
+    judged = (read_json(run.folder / checkpoint.METRICS) or {}).get("step") == run.step
+    if not args.no_validation and not judged:
         validate(run)
 
 
 def load(run: Any) -> Iterator[Batch]:
-    """This process's batches, a step each, from where the run is."""
+    """This process's batches, a step each, from where the run is.
+
+    Raises: DataError, while they are read.
+    """
     args, accelerator = run.args, run.accelerator
     place = accelerator.process_index, accelerator.num_processes, args.batch_size
     loader = DataLoader(
@@ -52,13 +59,19 @@ def load(run: Any) -> Iterator[Batch]:
         collate_fn=collate,
         num_workers=args.workers,
         pin_memory=run.device.type == "cuda",
+        generator=torch.Generator(),  # else each start of a run would draw from the model's
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except DataError as error:  # a reading process's error has its traceback in the message
+        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from error
 
 
 def update(run: Any, batches: Iterator[Batch]) -> dict[str, Tensor]:
     """One update over its accumulated steps; returns the means of the terms, this process's."""
     args, accelerator = run.args, run.accelerator
+    if run.step and not accelerator.optimizer_step_was_skipped:
+        run.schedule.step()  # update n has the rate of place n: the first one is set from the start
     sums: dict[str, Any] = {"loss": 0}
     for _ in range(args.grad_accum_steps):
         batch = next(batches).to(run.device)
@@ -74,14 +87,14 @@ def update(run: Any, batches: Iterator[Batch]) -> dict[str, Tensor]:
         for name, value in {"loss": loss, **terms}.items():
             sums[name] = sums.get(name, 0) + value.detach() / args.grad_accum_steps
     run.step += 1
-    if not accelerator.optimizer_step_was_skipped:
-        run.schedule.step()
     return sums
 
 
 def validate(run: Any) -> None:
-    """The first process's validation, written to metrics.json beside the checkpoint."""
+    """Every process detects in its part of the frames; the first one scores them: metrics.json."""
+    found, labels = detect_all(run)
     if run.primary:
-        run.metrics = evaluate(run.model, run.validation, run.device, run.log, run.args.batch_size)
-        checkpoint.write_metrics(run)
+        run.metrics = run.validation.score(found, labels)
+        run.log.say(f"Test: [{len(found)} frames]  {shown(run.metrics)}")
+        write_json(run.folder / checkpoint.METRICS, {"step": run.step, **finite_or_none(run.metrics)})
     run.accelerator.wait_for_everyone()

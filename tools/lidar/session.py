@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from ...pointcloud import Detector, create_detector
+from ...pointcloud import Detector
 from ..files import check_writable, remove_leftovers, write_atomic
 from ..runs.accelerator import agree, leave, make_accelerator
 from ..runs.ending import finish
@@ -22,8 +22,10 @@ from ..training.checkpoint import plain_arguments
 from ..training.seeding import Use, seed_all
 from . import checkpoint
 from .batches import TrainingFrames
+from .build import build_detector
 from .checks import check_arguments
 from .datasets import ClassBalanced, augment_options, check_fits, open_frames, open_paste
+from .joined_norm import join_batch_norms
 from .loop import train
 from .optim import make_optimizer, make_schedule
 
@@ -34,7 +36,7 @@ class Run:
 
     Args:
         model, net: the detector, and what is called: its losses, wrapped where there are several processes.
-        frames, validation: what is trained on, and what the detector is judged by.
+        frames, validation: what is trained on, and what the detector is judged by (None: never).
         updates: of the whole schedule.
         history: what was logged, a row each time.
         metrics: of the last validation.
@@ -98,9 +100,15 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     folder, path = agree(accelerator, choose_folder(args, args.detector))
     state = None if path is None else checkpoint.read(path)
     seed_all((args.seed, Use.MODEL), accelerator.device)
-    model = create_detector(args.detector, checkpoint=args.initial_checkpoint, **args.backbone_kwargs)
-    training, validation = open_frames(args, train=True), open_frames(args, train=False)
-    check_fits(args, model.config, training)
+    weights = args.initial_checkpoint if state is None else None
+    model = build_detector(args.detector, args.backbone_kwargs, weights)
+    seed_all((args.seed, Use.MODEL, accelerator.process_index), accelerator.device)  # for drop path
+    training = open_frames(args, train=True)
+    judged = args.val_interval or not args.no_validation
+    validation = open_frames(args, train=False) if judged else None
+    for frames in (training, validation):
+        if frames is not None:
+            check_fits(args, model.config, frames)
     paste = open_paste(args, training)
     if args.class_balanced:
         training = ClassBalanced(training, args.seed)
@@ -128,6 +136,8 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
         plan=plan,
         updates=args.epochs * plan.updates,
     )
+    if args.sync_bn and accelerator.num_processes > 1:
+        join_batch_norms(run.model)
     run.optimizer = make_optimizer(args, run.model.parameters())
     run.schedule = make_schedule(args, run.optimizer, run.updates)
     run.net, run.optimizer = accelerator.prepare(Losses(run.model), run.optimizer)

@@ -6,8 +6,9 @@ Alone, or in K processes: ``accelerate launch -m linzoo train ...`` (or torchrun
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 DOMAIN = "pointcloud"
 
@@ -51,22 +52,39 @@ def is_meant(words: Sequence[str]) -> bool:
     from .recipe import recipe_names
 
     packaged = set(recipe_names(DOMAIN))
-    return any(word in packaged or names_detector(word) for word in words[1:] if not word.startswith("-"))
+    return any(word in packaged or names_detector(word) for word in may_be_recipes(words))
+
+
+def may_be_recipes(words: Sequence[str]) -> Iterator[str]:
+    """Behind ``-c`` and ``--config``, and words that are not the one value of a flag."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    with_value = {o for a in parser._actions if a.nargs is None for o in a.option_strings}
+    before = ""
+    for word in words:
+        if word.startswith("--config="):
+            yield word.removeprefix("--config=")
+        elif word.startswith("-c") and not word.startswith("--"):
+            yield word[2:]
+        elif not word.startswith("-") and (before in ("-c", "--config") or before not in with_value):
+            yield word
+        before = word
 
 
 def names_detector(word: str) -> bool:
-    """Whether ``word`` is a recipe's file with a key ``detector``; one that cannot be read is not."""
-    import tomllib
+    """Whether ``word`` is a recipe or a run's ``args.yaml`` with a key ``detector``, as far as it is read."""
     from pathlib import Path
 
-    if not word.endswith(".toml") or not Path(word).is_file():
+    from .recipe import SUFFIXES
+
+    path = Path(word)
+    if path.suffix not in SUFFIXES or not path.is_file():
         return False
     try:
-        content = tomllib.loads(Path(word).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
         return False
-    tables = [value for value in content.values() if isinstance(value, dict)]
-    return any("detector" in table for table in (content, *tables))
+    return any(re.match(r"""\s*["']?detector["']?\s*[=:]""", line) for line in lines)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -52,8 +52,9 @@ class LionLayer(nn.Module):
         )
 
     def forward(self, voxels: Voxels) -> Voxels:
-        if len(voxels) == 0:
-            return voxels
+        if len(voxels) == 0:  # nothing is mixed; the parameters still belong to the result
+            unused = sum(parameter.sum() for parameter in self.parameters()) * 0
+            return voxels.with_features(voxels.features + unused)
         features = voxels.features
         for axis, block in zip(AXES, self.blocks, strict=True):
             groups = group(

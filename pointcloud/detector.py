@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .bev import bev_map
-from .lion.backbone import LionBackbone
-from .lion.variants import LionConfig
 from .records import Detections, Labels
-from .scatterformer.model import ScatterFormer
-from .scatterformer.variants import ScatterFormerConfig
 from .vfe import DynamicVoxelFeatureEncoder
 from .voxelize import voxelize
 from .voxels import VoxelGrid
 
-BACKBONES: Mapping[type, Callable[[Any], nn.Module]] = {
-    LionConfig: LionBackbone,
-    ScatterFormerConfig: ScatterFormer,
-}
+
+class BackboneConfig(Protocol):
+    """A frozen dataclass of a backbone's settings."""
+
+    grid: VoxelGrid
+
+    def build(self) -> nn.Module:
+        """The backbone: Voxels -> Voxels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class DetectorConfig:
     classes: tuple[str, ...]
     point_features: int
     vfe_widths: tuple[int, ...]
-    backbone: LionConfig | ScatterFormerConfig
+    backbone: BackboneConfig
     bev_channels: int
     bev_stride: int
     neck: Callable[..., nn.Module]
@@ -68,7 +68,7 @@ class Detector(nn.Module):
         super().__init__()
         self.config = config
         self.vfe = DynamicVoxelFeatureEncoder(config.point_features, config.vfe_widths, tanh=config.tanh)
-        self.backbone_3d = BACKBONES[type(config.backbone)](config.backbone)
+        self.backbone_3d = config.backbone.build()
         self.backbone_2d = config.neck(config.bev_channels)
         stride = config.bev_stride * self.backbone_2d.out_stride
         self.dense_head = config.head(
@@ -84,10 +84,17 @@ class Detector(nn.Module):
         return self.dense_head(self.backbone_2d(bev_map(self.backbone_3d(voxels))))
 
     def loss(self, points: Sequence[Tensor], labels: Sequence[Labels]) -> dict[str, Tensor]:
-        """The head's weighted terms, to be added up."""
+        """The head's weighted terms, to be added up. Boxes whose centre is outside the grid are passed by."""
         if len(points) != len(labels):
             raise ValueError(f"labels must be one for each of the {len(points)} frames, got {len(labels)}")
-        return self.dense_head.loss(self(points), labels)
+        return self.dense_head.loss(self(points), [self.within(each) for each in labels])
+
+    def within(self, labels: Labels) -> Labels:
+        """The labels whose centres lie in the grid, seen from above."""
+        low_x, low_y, _, high_x, high_y, _ = self.config.grid.point_range
+        x, y = labels.boxes[:, 0], labels.boxes[:, 1]
+        kept = (x >= low_x) & (x < high_x) & (y >= low_y) & (y < high_y)
+        return Labels(labels.boxes[kept], labels.classes[kept])
 
     @torch.no_grad()
     def detect(self, points: Sequence[Tensor]) -> list[Detections]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from ..voxels import VoxelGrid
 from ..windows import Cells
 from .generation import check_generation
@@ -59,6 +61,11 @@ class LionConfig:
         for group in (*self.groups, self.out_group, *self.bev_groups):
             check_group(group, self.padding)
         check_generation(self.generate_share, self.generate_ways)
+
+    def build(self) -> nn.Module:
+        from .backbone import LionBackbone  # which imports this file
+
+        return LionBackbone(self)
 
 
 WAYMO = VoxelGrid(point_range=(-75.52, -75.52, -2.0, 75.52, 75.52, 4.0), voxel_size=(0.32, 0.32, 0.1875))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from ..voxels import VoxelGrid
 
 
@@ -33,6 +35,11 @@ class ScatterFormerConfig:
         depth = self.grid.shape[0]
         if depth < 2:
             raise ValueError(f"ScatterFormerConfig: grid must be at least 2 cells high, got {depth}")
+
+    def build(self) -> nn.Module:
+        from .model import ScatterFormer  # which imports this file
+
+        return ScatterFormer(self)
 
     @property
     def pillar_height(self) -> int:

@@ -1,4 +1,4 @@
-"""Inputs and options of every combination that ``selective_scan`` allows, and the same by sums over pairs of tokens."""
+"""Inputs and options of all that ``selective_scan`` allows, and the same by sums over pairs of tokens."""
 
 from dataclasses import dataclass, replace
 from itertools import pairwise, product

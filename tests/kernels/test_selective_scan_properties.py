@@ -1,5 +1,7 @@
 """What the scan must satisfy whatever the implementation, and what it keeps, counted."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -30,7 +32,7 @@ def test_segments_equal_separate_calls(backend, reverse):
     case = Case(N=50, cu=CU, initial=True, reverse=reverse)
     x = case.inputs()
     whole = run(case, x, backend)
-    for g, (a, b) in enumerate(zip(CU, CU[1:], strict=False)):
+    for g, (a, b) in enumerate(pairwise(CU)):
         if a == b:
             assert torch.equal(whole["state"][g], x["initial"][g])  # passed on
             continue

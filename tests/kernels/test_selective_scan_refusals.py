@@ -1,7 +1,5 @@
 """Bad arguments raise before anything is computed; texts name the argument, what it must be, what it was."""
 
-# ruff: noqa: E501
-
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -125,7 +123,7 @@ REFUSED = {
     "triton float64": (
         {name: x.double() for name, x in given().items()} | {"backend": "triton"},
         BackendError,
-        r"takes bfloat16, float16 and float32, got torch.float64",
+        r".*takes bfloat16, float16 and float32, got torch.float64",
     ),
 }
 

@@ -83,6 +83,10 @@ def test_export_with_dynamic_tokens_keeps_the_op_and_survives_a_file(strict):
     file.seek(0)
     loaded = torch.export.load(file).module()
     torch.testing.assert_close(loaded(*large), model(*large))
+    for own in (loaded, model):
+        own(*large).square().sum().backward()
+    (got,), (wanted,) = ([p.grad for p in m.parameters()] for m in (loaded, model))
+    torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])

@@ -55,7 +55,7 @@ def read_pcd(path: Path) -> np.ndarray:
         columns = read(header, content[start:])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    rows = [columns[i].reshape(header.points, -1) for i in header.order()]
+    rows = [columns[i].reshape(header.points, header.counts[i]) for i in header.order()]
     return np.concatenate(rows, 1, dtype=np.float32, casting="unsafe")
 
 

@@ -39,6 +39,7 @@ TILES: dict[tuple[str, int], Tile] = {
 ARCH_TILES: dict[tuple[str, int, str], Tile] = {
     ("conv", 4, "sm_80"): Tile(64, 64, 16),
     ("conv", 4, "sm_100"): Tile(64, 64, 32, warps=8),
+    ("depthwise", 2, "sm_80"): Tile(16, 64),
 }
 
 

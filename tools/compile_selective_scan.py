@@ -6,7 +6,7 @@ and alignment are those that ship. Importing this file imports neither torch nor
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from .compile_facts import ARCHS, DTYPES, compile_launch
 
@@ -31,6 +31,7 @@ MODELS = {
 
 @dataclass(frozen=True, order=True)
 class Job:
+    multiplies: ClassVar[bool] = False  # no matrix products, so no tensor cores
     model: str
     dtype: str
     role: str

@@ -54,9 +54,14 @@ class Tiles(NamedTuple):
     valid: Tensor
 
 
-def tiles(cu_seqlens: Tensor, size: int) -> Tiles:
-    """Cuts every segment into tiles of ``size`` tokens, the last of each padded; empty segments get none."""
+def tiles(cu_seqlens: Tensor, size: int, among: Tensor | None = None) -> Tiles:
+    """Cuts segments into tiles of ``size`` tokens, the last of each padded; empty segments get none.
+
+    among: (G,) bool, the segments that are cut; None: all.
+    """
     start, lengths = cu_seqlens[:-1].long(), cu_seqlens_to_lengths(cu_seqlens)
+    if among is not None:
+        lengths = lengths * among
     per_segment = (lengths + size - 1) // size
     segment = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), per_segment)
     first = torch.cumsum(per_segment, 0) - per_segment

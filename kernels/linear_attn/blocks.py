@@ -6,19 +6,21 @@ segment's end, gathered).
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..segments import runs, segment_counts, tiles
+from ..segments import cu_seqlens_to_lengths, runs, segment_counts, tiles
 
 # Elements of one scratch tensor for each CPU thread: 384 KiB of float32; four of them fit a core's L2.
 CACHE_ELEMENTS = 3 << 15
 DEVICE_ELEMENTS = 1 << 24  # elsewhere launches cost more than memory traffic
 SHORTEST = 32  # tokens that the cache must hold of all heads, or heads are taken in groups
 SHORT = 48  # tokens of a block even so: products over fewer cost more than what they miss in the cache
-TILE_TOKENS = (8, 128)  # shortest and longest tile of a packed row
+PACKED = 4  # caches in a block of tiles on a CPU: gathering costs calls, of which fewer are better
+TILE_TOKENS = (8, 16, 32, 64, 128)  # of packed rows; longer segments have several of the longest
 
 
 class Scratch:
@@ -76,6 +78,7 @@ class RowBlock:
 
     def __init__(self, group: Group, i: int, mask: Tensor | None) -> None:
         self.group, self.i = group, i
+        self.copies = mask is not None
         self.drop = None
         if mask is not None:
             self.drop = ~mask[group.rows, None, i * group.step : (i + 1) * group.step, None]
@@ -107,6 +110,16 @@ class RowBlock:
         """total (R, H, D, E) += a^T b; a (t h, T, D), b (t h, T, E)"""
         self.state(total).baddbmm_(a.mT, b)
 
+    def load(self, x: Tensor, scratch: Scratch, name: str, cleared: bool = True) -> Tensor:
+        """The block of ``x`` (t, h, T, .) in the accumulation dtype, a copy; dropped tokens are 0."""
+        view = self.tokens(x)
+        loaded = scratch.take_like_tokens(name, *view.shape).copy_(view)
+        return self.clear(loaded) if cleared else loaded
+
+    def clear(self, x: Tensor) -> Tensor:
+        """Dropped tokens become 0."""
+        return x if self.drop is None else x.masked_fill_(self.drop, 0)
+
     def put(self, out: Tensor, value: Tensor) -> None:
         self.tokens(out).copy_(value)
 
@@ -119,18 +132,81 @@ class RowBlock:
 
 
 class TileBlock:
-    """Some neighbouring tiles of a packed row."""
+    """Some tiles of packed segments, all of T tokens; their rows are gathered, one row a token and head.
 
-    def __init__(self, segment: Tensor, index: Tensor, valid: Tensor, mask: Tensor | None) -> None:
-        self.segment, self.index, self.valid = segment, index, valid
-        self.drop = ~(valid if mask is None else valid & mask[0][index])[:, None, :, None]
-        self.states, self.tiles_of = torch.unique_consecutive(segment, return_counts=True)
-        first, last = (int(i) for i in segment[[0, -1]])
-        whole = len(self.states) == len(segment) == last - first + 1
+    segment (t,): whose tokens.  index (t, T): which.  valid (t, T): False where padded with others of the
+    segment.  Padding and tokens that ``mask`` (N,) drops are cleared.
+    """
+
+    def __init__(
+        self, segment: Tensor, index: Tensor, valid: Tensor, mask: Tensor | None, heads: int, single: bool
+    ) -> None:
+        self.segment, self.index, self.heads, self.single = segment, index, heads, single
+        self.copies = True
+        self.valid, self.mask = valid, mask
+        first, last = segment[[0, -1]].tolist()
+        whole = single and len(segment) == last - first + 1
         self.range = slice(first, last + 1) if whole else None  # one tile each: states are views, not copies
+        self.made: dict[tuple[int, int], Tensor] = {}
+
+    def _rows_where(self, mask: Tensor) -> Tensor:
+        """(t, T) bool -> numbers of the rows (t h T) of all heads where it holds."""
+        return mask.unsqueeze(1).expand(-1, self.heads, -1).reshape(-1).nonzero().squeeze(1)
+
+    @cached_property
+    def valid_rows(self) -> Tensor:
+        return self._rows_where(self.valid)
+
+    @cached_property
+    def dropped_rows(self) -> Tensor:
+        return self._rows_where(~(self.valid if self.mask is None else self.valid & self.mask[self.index]))
+
+    def rows(self, per_token: int, per_head: int) -> Tensor:
+        """(t h T,) rows of a tensor in which the next token and the next head are so many rows further."""
+        found = self.made.get((per_token, per_head))
+        if found is None:
+            heads = torch.arange(self.heads, device=self.index.device) * per_head
+            found = (self.index.unsqueeze(1) * per_token + heads.unsqueeze(1)).flatten()
+            self.made[per_token, per_head] = found
+        return found
 
     def tokens(self, x: Tensor) -> Tensor:
-        return x[0][self.index].transpose(1, 2)
+        """(1, N, H, .) -> (t, h, T, .), a copy"""
+        flat = self._flat(x)
+        if flat is None:
+            return x[0][self.index].transpose(1, 2)
+        return torch.index_select(flat[0], 0, flat[1]).view(*self._shape(x))
+
+    def _shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        return len(self.index), self.heads, self.index.shape[1], x.shape[3]
+
+    def _flat(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """``x`` seen as rows of its last axis, and which of them are this block's; None where strides do not
+        allow it. Views of a fused projection do.
+        """
+        _, tokens, heads, width = x.shape
+        _, per_token, per_head, stride = x.stride()
+        if stride != 1 or per_token % width or per_head % width:
+            return None
+        per_token, per_head = per_token // width, per_head // width
+        count = (tokens - 1) * per_token + (heads - 1) * per_head + 1
+        flat = x.as_strided((count, width), (width, 1), x.storage_offset())
+        return flat, self.rows(per_token, per_head)
+
+    def load(self, x: Tensor, scratch: Scratch, name: str, cleared: bool = True) -> Tensor:
+        """The block of ``x`` as contiguous (t, h, T, .) in the accumulation dtype; dropped tokens are 0."""
+        loaded = scratch.take(name, *self._shape(x))
+        flat = self._flat(x) if x.dtype == scratch.dtype else None
+        if flat is None:
+            loaded.copy_(self.tokens(x))
+        else:
+            torch.index_select(flat[0], 0, flat[1], out=loaded.view(-1, x.shape[3]))
+        return self.clear(loaded) if cleared else loaded
+
+    def clear(self, x: Tensor) -> Tensor:
+        """Contiguous (t, h, T, .), of which dropped tokens become 0."""
+        x.view(-1, x.shape[3]).index_fill_(0, self.dropped_rows, 0)
+        return x
 
     def table(self, x: Tensor) -> Tensor:
         return x[self.index].unsqueeze(1)
@@ -144,9 +220,12 @@ class TileBlock:
     def add(self, total: Tensor, part: Tensor) -> None:
         if self.range is not None:
             total[self.range] += part
-            return
-        # segment_reduce, not index_add: one fixed order of additions on every device
-        total[self.states] += torch.segment_reduce(part.contiguous(), "sum", lengths=self.tiles_of, axis=0)
+        elif self.single:  # no segment twice, so the order of additions is fixed
+            total.index_add_(0, self.segment, part)
+        else:  # segment_reduce, not index_add: one fixed order of additions on every device
+            states, tiles_of = torch.unique_consecutive(self.segment, return_counts=True)
+            part = torch.segment_reduce(part.contiguous(), "sum", lengths=tiles_of, axis=0)
+            total[states] += part
 
     def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
         if self.range is not None:
@@ -155,7 +234,10 @@ class TileBlock:
         self.add(total, torch.bmm(a.mT, b).unflatten(0, (len(self.segment), -1)))
 
     def put(self, out: Tensor, value: Tensor) -> None:
-        out[0][self.index[self.valid]] = value.transpose(1, 2)[self.valid].to(out.dtype)
+        """Rows of tokens; ``out`` is contiguous."""
+        width = out.shape[3]
+        into = self.rows(self.heads, 1)[self.valid_rows]
+        out.view(-1, width).index_copy_(0, into, value.reshape(-1, width)[self.valid_rows].to(out.dtype))
 
     def put_product(self, out: Tensor, a: Tensor, b: Tensor) -> None:
         self.put(out, a.mul_(b))
@@ -191,27 +273,34 @@ class Rows:
 
 
 class Packed:
-    """Blocks of a (1, N, H, .) tensor whose tokens belong to segments."""
+    """Blocks of a (1, N, H, .) tensor whose tokens belong to segments.
+
+    A segment is one tile of the next size (powers of two), or several of the longest: so lengths that differ
+    much cost little padding, and few states are sums over tiles.
+    """
 
     def __init__(
         self, x: Tensor, width: int, mask: Tensor | None, cu_seqlens: Tensor, order: Tensor | None = None
     ) -> None:
-        self.cu_seqlens, self.mask = cu_seqlens, mask
+        self.cu_seqlens, self.mask, self.heads = cu_seqlens, mask, x.shape[2]
         self.states = len(cu_seqlens) - 1
-        typical = max(x.shape[1] // self.states, 1)
-        low, high = TILE_TOKENS
-        self.tile = min(max(1 << (typical - 1).bit_length(), low), high)
-        self.segment, index, self.valid = tiles(cu_seqlens, self.tile)
-        self.index = index if order is None else order[index]
-        self.step = max(budget(x) // (width * x.shape[2] * self.tile), 1)
+        room = budget(x) * (PACKED if x.device.type == "cpu" else 1)
+        self.order, self.room = order, max(room // (width * x.shape[2]), 1)
 
     def counts(self, device: torch.device) -> Tensor:
         return segment_counts(None if self.mask is None else self.mask[0], self.cu_seqlens)
 
     def __iter__(self) -> Iterator[TileBlock]:
-        parts = (x.split(self.step) for x in (self.segment, self.index, self.valid))
-        for segment, index, valid in zip(*parts, strict=True):
-            yield TileBlock(segment, index, valid, self.mask)
+        lengths = cu_seqlens_to_lengths(self.cu_seqlens)
+        sizes = torch.bucketize(lengths, torch.tensor(TILE_TOKENS[:-1], device=lengths.device))
+        mask = None if self.mask is None else self.mask[0]
+        for i in torch.unique(sizes[lengths > 0]).tolist():
+            segment, index, valid = tiles(self.cu_seqlens, TILE_TOKENS[i], sizes == i)
+            single = i + 1 < len(TILE_TOKENS) or int(lengths.max()) <= TILE_TOKENS[i]
+            index = index if self.order is None else self.order[index]
+            parts = (x.split(max(self.room // TILE_TOKENS[i], 1)) for x in (segment, index, valid))
+            for block in zip(*parts, strict=True):
+                yield TileBlock(*block, mask, self.heads, single)
 
 
 def plan(

@@ -17,18 +17,26 @@ Block = RowBlock | TileBlock
 
 
 def features(
-    x: Tensor, block: Block, feature: str, scratch: Scratch, name: str, slope: bool = False
+    x: Tensor,
+    block: Block,
+    feature: str,
+    scratch: Scratch,
+    name: str,
+    slope: bool = False,
+    cleared: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """phi of the block of ``x`` as contiguous (t, h, T, D), and phi' when asked for (None: it is 1)."""
-    copied = block.drop is not None or x.dtype != scratch.dtype or feature == "identity"
-    view = load(x, block, scratch, name) if copied else block.tokens(x)
+    copied = block.copies or x.dtype != scratch.dtype or feature == "identity"
+    view = block.load(x, scratch, name, cleared) if copied else block.tokens(x)
     if feature == "identity":
         return view, None
+    phi = view if copied else scratch.take_like_tokens(name, *view.shape)
+    take = scratch.take if phi.is_contiguous() else scratch.take_like_tokens
     if feature == "relu":
-        above = torch.gt(view, 0, out=scratch.take_like_tokens("spare", *view.shape)) if slope else None
-        return torch.clamp(view, min=0, out=scratch.take_like_tokens(name, *view.shape)), above
-    above = torch.clamp(view, min=0, out=scratch.take_like_tokens("spare", *view.shape))
-    below = torch.clamp(view, max=0, out=scratch.take_like_tokens(name, *view.shape)).exp_()
+        above = torch.gt(view, 0, out=take("spare", *view.shape)) if slope else None
+        return torch.clamp(view, min=0, out=phi), above
+    above = torch.clamp(view, min=0, out=take("spare", *view.shape))
+    below = torch.clamp(view, max=0, out=phi).exp_()
     if slope:
         return above.add_(below), below
     return below.add_(above), None
@@ -45,13 +53,6 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, back: bool = False
     return out
 
 
-def load(x: Tensor, block: Block, scratch: Scratch, name: str) -> Tensor:
-    """The block of ``x`` as contiguous (t, h, T, .) in the accumulation dtype; dropped tokens become 0."""
-    view = block.tokens(x)
-    loaded = scratch.take_like_tokens(name, *view.shape).copy_(view)
-    return loaded if block.drop is None else loaded.masked_fill_(block.drop, 0)
-
-
 def keys(
     k: Tensor, weight: Tensor | None, block: Block, feature: str, scratch: Scratch, slope: bool = False
 ) -> tuple[Tensor, Tensor | None]:
@@ -59,7 +60,9 @@ def keys(
     p, phi_slope = features(k, block, feature, scratch, "key", slope)
     if weight is not None:
         p.mul_(block.tokens(weight))
-    return (p if block.drop is None else p.masked_fill_(block.drop, 0)), phi_slope
+    if weight is not None or feature == "elu1":  # the others map 0 to 0
+        block.clear(p)
+    return p, phi_slope
 
 
 def reduce_forward(
@@ -86,11 +89,11 @@ def reduce_forward(
     if centered:  # a first pass for the means; the plain sum of products loses digits to an offset
         for block in blocks:
             block.add(s, keys(k, weight, block, feature, scratch)[0].sum(2))
-            block.add(m, load(v, block, scratch, "value").sum(2))
+            block.add(m, block.load(v, scratch, "value").sum(2))
         means = state_means(s, m, n)
     for block in blocks:
         p = keys(k, weight, block, feature, scratch)[0]
-        value = load(v, block, scratch, "value")
+        value = block.load(v, scratch, "value")
         if means is None:
             block.add(s, p.sum(2))
             block.add(m, value.sum(2))
@@ -110,7 +113,7 @@ def state_means(s: Tensor, m: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
 def shift_(x: Tensor, mean: Tensor, block: Block) -> Tensor:
     """Takes its state's mean from every token of the block; dropped tokens stay 0."""
     x.flatten(0, 1).sub_(block.state(mean).unsqueeze(1))
-    return x if block.drop is None else x.masked_fill_(block.drop, 0)
+    return block.clear(x)
 
 
 def reduce_backward(
@@ -140,7 +143,7 @@ def reduce_backward(
     means = state_means(s, m, n) if centered else None
     for block in blocks:
         p, slope = keys(k, None, block, feature, scratch, slope=True)
-        value = load(v, block, scratch, "value")
+        value = block.load(v, scratch, "value")
         if means is not None:
             shift_(value, means[1], block)
         dS_block = block.state(dS)
@@ -164,14 +167,13 @@ def reduce_backward(
         dvalue = scratch.take("dvalue", *value.shape)
         dvalue.flatten(0, 1).copy_(block.state(dm).unsqueeze(1).expand_as(dvalue.flatten(0, 1)))
         dvalue.flatten(0, 1).baddbmm_(p.flatten(0, 1), dS_block)
-        block.put(dv, dvalue if block.drop is None else dvalue.masked_fill_(block.drop, 0))
+        block.put(dv, block.clear(dvalue))
     return dk, dv, None if dweight is None else dweight.squeeze(-1)
 
 
 def put_slope(out: Tensor, grad: Tensor, slope: Tensor | None, block: Block) -> None:
     """out = grad phi', 0 for dropped tokens."""
-    if block.drop is not None:
-        grad.masked_fill_(block.drop, 0)
+    block.clear(grad)
     if slope is None:
         block.put(out, grad)
     else:
@@ -210,7 +212,7 @@ def readout_forward(
     S, s, m = empties_cleared(n, S, s, m)
     terms = state_terms(n, S, norm, eps, eps_on, scale, tau)
     for block in plan(q, max(S.shape[2:]), None, cu_seqlens, state_index, len(n)):
-        f, _ = features(q, block, feature, scratch, "query")
+        f, _ = features(q, block, feature, scratch, "query", cleared=False)
         t, h, length, _ = f.shape
         z = scratch.take("z", t, h, length, 1)
         torch.bmm(f.flatten(0, 1), block.state(s).unsqueeze(-1), out=z.flatten(0, 1))
@@ -259,7 +261,7 @@ def readout_backward(
     terms = state_terms(n, S, norm, eps, eps_on, scale, tau)
     for block in plan(q, max(S.shape[2:]), None, cu_seqlens, state_index, len(n)):
         f, slope = features(q, block, feature, scratch, "query", slope=True)
-        g = load(dy, block, scratch, "dy")
+        g = block.load(dy, scratch, "dy")
         own = type(terms)(*(block.term(x) for x in terms))
         t, h, length, _ = f.shape
         fr = f

@@ -30,7 +30,7 @@ def test_a_call_allocates_at_most_1_3_times_its_output(shape, dtype, monkeypatch
     assert output <= total <= 1.3 * output, total / output
 
 
-@pytest.mark.parametrize(("segment", "most"), [(64, 6.5), (16384, 5.5)])
+@pytest.mark.parametrize(("segment", "most"), [(64, 3.8), (16384, 3.9)])
 def test_a_call_on_packed_rows_allocates_what_the_readme_says(segment, most, monkeypatch):
     q, k, v = torch.randn(1, 16384, 3, 8, 64).unbind(2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)

@@ -10,6 +10,8 @@ BENCHES = {
     "sparse-conv": ("bench_sparse_conv", "submanifold convolution against spconv on a CPU"),
     "gpu": ("bench_gpu", "the Triton kernels on a GPU against plain torch, softmax and compiled rivals"),
     "scatterformer": ("bench_scatterformer", "attention in unequal windows: packed, padded, looped"),
+    "pointcloud": ("bench_pointcloud", "LION's operators and LiDAR backbones by number of voxels"),
+    "selective-scan": ("bench_selective_scan", "the selective scan against a loop over all its states"),
     "models": ("bench_models", "whole models: eager and folded, at several sizes"),
     "diffusion": ("bench_diffusion", "one denoising step of real-width models, softmax against linear"),
     "detection": ("bench_detection", "detectors of configs/detection: parameters and multiply-adds"),

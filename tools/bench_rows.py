@@ -30,8 +30,12 @@ def run(
     command: str,
     rows: Iterable[Callable[[], Row]],
     line: Callable[[Row], str],
+    kept: Iterable[Row] = (),
 ) -> int:
-    """Measures each row, prints it, and saves them all if asked; 1 where the machine was too restless."""
+    """Measures each row, prints it, and saves them all if asked; 1 where the machine was too restless.
+
+    kept: rows of the file that are saved with them, as they are.
+    """
     import torch
 
     from . import kernel_rivals
@@ -56,17 +60,19 @@ def run(
     if drift > DRIFT:
         print(f"not saved: the machine's peaks moved by more than {DRIFT:.0%}; run again when it is quiet")
         return 1
-    save(args.out, done, command, {"peaks_before": before, "peaks_after": after})
+    save(args.out, done, command, {"peaks_before": before, "peaks_after": after}, kept)
     return 0
 
 
-def interleaved(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every round; the first round warms up and is not counted."""
+def interleaved(
+    variants: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of every variant in every round; the first ``warm_up`` rounds are not counted."""
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for i in range(rounds + 1):
+    for i in range(rounds + warm_up):
         for name, call in variants.items():
             seconds = cpu_seconds(call)
-            if i:
+            if i >= warm_up:
                 times[name].append(seconds)
     return times
 
@@ -117,7 +123,13 @@ def flags() -> list[str]:
     return [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in words]
 
 
-def save(out: Path, rows: list[Row], command: str, peaks: dict[str, dict[str, float]]) -> None:
+def save(
+    out: Path,
+    rows: list[Row],
+    command: str,
+    peaks: dict[str, dict[str, float]],
+    kept: Iterable[Row] = (),
+) -> None:
     import torch
 
     from .demo.machine import commit, processor
@@ -130,5 +142,6 @@ def save(out: Path, rows: list[Row], command: str, peaks: dict[str, dict[str, fl
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
     common |= {name: {n: round(x, 2) for n, x in values.items()} for name, values in peaks.items()}
-    write_atomic(out, "".join(json.dumps(row | common) + "\n" for row in rows).encode())
+    lines = [*kept, *(row | common for row in rows)]
+    write_atomic(out, "".join(json.dumps(row) + "\n" for row in lines).encode())
     print(f"{len(rows)} rows written to {out}")

@@ -16,14 +16,12 @@ from ...pointcloud import Detector
 from ...pointcloud.data.synthetic import SyntheticScenes
 from ..demo.machine import commit, processor, versions
 from ..files import read_json, write_atomic, write_json
-from ..lidar.evaluate import detect_frames
-from ..lidar.pictures import bird_eye
-from ..runs.log import Log
 from .detectors import RECIPES, SEEDS, train_one
+from .judge import judge, sheet
 
 RESULTS = Path(__file__).parents[1] / "results"
 ROWS, PICTURE = "street-scenes.jsonl", "street-scenes-{}.png"
-TEST_SCENES = 100
+TEST_SCENES = 100  # of the split "test", which no training draws
 SHOWN = 3  # of the test scenes, in the committed picture
 COMMAND = "python -m linzoo.tools.street_scenes full"
 
@@ -64,47 +62,13 @@ def one_row(name: str, seed: int, folder: Path, device: str, workers: int, flags
         row = {"detector": name, "recipe": RECIPES[name], "seed": seed, "updates": run.step}
         row |= {"frames_an_update": run.plan.items, "parameters": count(run.model)}
         row |= {"seconds": round(seconds, 1), "on": where(run.device), "resumed": resumed}
-        row |= {"test_scenes": TEST_SCENES, "metrics": judge(run.model, run.device, run.log)}
+        frames = SyntheticScenes("test", TEST_SCENES)
+        row |= {"test_scenes": TEST_SCENES}
+        row |= {"metrics": judge(run.model, frames, run.device, run.log, TEST_SCENES)}
         row |= {"command": COMMAND, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", **versions()}
-        write_atomic(place.with_name("scenes.png"), sheet(run.model, run.device))
+        write_atomic(place.with_name("scenes.png"), sheet(run.model, frames, run.device, SHOWN))
         write_json(place, row)
     return row
-
-
-def judge(model: Detector, device: torch.device, log: Log, scenes: int = TEST_SCENES) -> dict[str, float]:
-    """Figures on scenes of the split "test", which no training draws."""
-    frames = SyntheticScenes("test", scenes)
-    found, labels = detect_frames(model, frames, device, log, batch_size=4)
-    return {name: round(value, 4) for name, value in frames.score(found, labels).items()}
-
-
-def sheet(model: Detector, device: torch.device, scenes: int = SHOWN, threshold: float = 0.3) -> bytes:
-    """Test scenes side by side, what was found over what is there."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    frames = SyntheticScenes("test", scenes)
-    low_x, low_y, _, high_x, high_y, _ = model.config.grid.point_range
-    parts = []
-    model.eval()
-    for index in range(scenes):
-        frame = frames[index]
-        (found,) = model.detect([frame.points.to(device)])
-        found = type(found)(*(part.cpu()[(found.scores >= threshold).cpu()] for part in found))
-        picture = bird_eye(
-            frame.points, found, frames.classes, area=(low_x, low_y, high_x, high_y), labels=frame.labels,
-            title=f"unseen scene {index}",
-        )  # fmt: skip
-        parts.append(Image.open(BytesIO(picture)).convert("RGB"))
-    whole = Image.new("RGB", (sum(part.width for part in parts), max(part.height for part in parts)), "white")
-    left = 0
-    for part in parts:
-        whole.paste(part, (left, 0))
-        left += part.width
-    buffer = BytesIO()
-    whole.quantize(64).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
 
 
 def where(device: torch.device) -> str:

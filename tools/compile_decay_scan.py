@@ -27,10 +27,10 @@ class Model:
 
 
 MODELS = {
-    "lion_retnet": Model(widths=(32, 64), kind="constant", symmetric_block=64, packed=True),
-    "lion_rwkv": Model(widths=(32, 64), kind="channel", bonus=True, exclusive=True, packed=True),
-    "lion_mlstm": Model(widths=(32, 64), kind="token", count=True, packed=True),
-    "causal_lightnet": Model(widths=(64, 128), kind="channel"),
+    "lion_retnet": Model(widths=(64,), kind="constant", symmetric_block=64, packed=True),
+    "lion_rwkv": Model(widths=(64,), kind="channel", bonus=True, exclusive=True, packed=True),
+    "lion_mlstm": Model(widths=(64,), kind="token", count=True, packed=True),
+    "causal_lightnet": Model(widths=(128,), kind="channel"),
 }
 
 

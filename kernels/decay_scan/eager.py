@@ -20,7 +20,8 @@ from .scalar_gates import ScalarAttention, ScalarGates
 from .tiles import Group, Packed, Rows, plan
 from .vector_gates import Factorised, Halved, exits, vector_attention
 
-CPU_TILE = 32  # tokens: more cost more than they save
+# Tokens: more cost more than they save.
+CPU_TILE = {"scalar": 64, "channel": 32}
 
 
 class Inputs(NamedTuple):
@@ -54,12 +55,16 @@ class Scan:
         self.x, self.words, self.dtype = x, words, accumulation_dtype(x.q.dtype)
         self.key_dim, self.value_dim = x.q.shape[3], x.v.shape[3] + words.count
         self.vector = x.log_decay.dim() == 4
-        chunk = words.symmetric_block or min(
-            words.chunk, CPU_TILE if x.q.device.type == "cpu" else words.chunk
-        )
+        chunk = words.symmetric_block or min(words.chunk, self.longest())
         width = max(self.key_dim, self.value_dim, min(chunk, x.q.shape[1]))
         self.plan: Rows | Packed = plan(x.q, width, chunk, words.reverse, self.vector, x.cu_seqlens)
         self.shared: dict[int, ScalarGates] = {}  # constant decay: by the tiles' length
+
+    def longest(self) -> int:
+        """Most tokens of a tile."""
+        if self.x.q.device.type != "cpu":
+            return self.words.chunk
+        return CPU_TILE["channel" if self.vector else "scalar"]
 
     def states(self, given: Tensor | None) -> Tensor:
         """(R, H, D, E) in the plan's order, a copy; zeros for None."""

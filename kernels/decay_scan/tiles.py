@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..segments import cu_seqlens_to_lengths
 
-CACHE_ELEMENTS = 1 << 16  # of one (t, H, C, .) tensor for each CPU thread; a dozen of them are alive
+CACHE_ELEMENTS = 1 << 17  # of one (t, H, C, .) tensor for each CPU thread; a dozen of them are alive
 DEVICE_ELEMENTS = 1 << 24  # elsewhere launches cost more than memory traffic
 
 

@@ -27,31 +27,34 @@ from .triton_parts import (
 @triton.jit
 def scalar_gradients(
     query, key, dA, dqueries, dkeys, dkeep, b, met, total,
-    OPERAND: tl.constexpr, EXCLUSIVE: tl.constexpr, SYMMETRIC: tl.constexpr, PARTS: tl.constexpr,
-    PRECISION: tl.constexpr,
+    OPERAND: tl.constexpr, EXCLUSIVE: tl.constexpr, SYMMETRIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """(dq, dk, dg (BN,)) of decays that all channels share."""
     BN: tl.constexpr = query.shape[0]
     i = tl.arange(0, BN)[:, None]
     j = tl.arange(0, BN)[None, :]
-    weights = scalar_weights(b, met, SYMMETRIC, BN)
-    none = tl.zeros([BN, BN], tl.float32)
-    pairs = dA * weights * dot(query, tl.trans(key), none, OPERAND, PRECISION)
-    if SYMMETRIC:
-        pairs = tl.where(i > j, pairs + tl.trans(pairs), 0.0)
-    dscores = dA * weights
     dqueries *= tl.exp(met.to(tl.float32))[:, None]
     dkeys *= tl.exp((total - b).to(tl.float32))[:, None]
     read = tl.sum(dqueries * query, 1)
     kept = tl.sum(dkeys * key, 1)
+    dscores = dA * scalar_weights(b, met, SYMMETRIC, BN)
+    dq = dot(dscores, key, dqueries, OPERAND, PRECISION)
+    dk = dot(tl.trans(dscores), query, dkeys, OPERAND, PRECISION)
+    none = tl.zeros([BN, BN], tl.float32)
+    pairs = dscores * dot(query, tl.trans(key), none, OPERAND, PRECISION)
+    if SYMMETRIC:
+        pairs = tl.where(i > j, pairs + tl.trans(pairs), 0.0)
     # here the rows are those of log decays: later readers, earlier keys
     readers = before(j, i, EXCLUSIVE)
-    dg = tl.sum(tl.where(i > j, sums(readers, pairs, PARTS), 0.0), 1)
+    later = tl.cumsum(pairs, 0, reverse=True)
+    if EXCLUSIVE:  # readers after the log decay's own token: one row further down
+        dg = tl.sum(tl.where(i > j + 1, later, 0.0), 1)
+        dg = tl.sum(tl.where(j == i + 1, dg[None, :], 0.0), 1)
+    else:
+        dg = tl.sum(tl.where(i > j, later, 0.0), 1)
     dg += tl.sum(tl.where(readers, read[None, :], 0.0), 1)
     dg += tl.sum(tl.where(i > j, kept[None, :], 0.0), 1)
     dg += tl.sum(dkeep, 0) * tl.exp(total.to(tl.float32))
-    dq = dot(dscores, key, dqueries, OPERAND, PRECISION)
-    dk = dot(tl.trans(dscores), query, dkeys, OPERAND, PRECISION)
     return dq, dk, dg
 
 
@@ -141,7 +144,7 @@ def gradients_kernel(
         b, met, total = scalar_sums(g, tokens, gn, live, GATES == "constant", EXCLUSIVE)
         dq, dk, dg = scalar_gradients(
             query, key, dA, dqueries, dkeys, dkeep, b, met, total,
-            operand, EXCLUSIVE, SYMMETRIC, PARTS, PRECISION,
+            operand, EXCLUSIVE, SYMMETRIC, PRECISION,
         )  # fmt: skip
     own = tl.sum(tl.where(rows[:, None] == rows[None, :], dA, 0.0), 1)[:, None]
     if bonus is not None:

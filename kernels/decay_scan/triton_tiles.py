@@ -36,7 +36,7 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("states", 4, 32): Tile(32, 32),
     ("states", 4, 64): Tile(32, 32),
     ("states", 4, 128): Tile(32, 32),
-    ("outputs", 2, 32): Tile(32, 32, warps=8),
+    ("outputs", 2, 32): Tile(32, 32),
     ("outputs", 2, 64): Tile(64, 64, warps=8),
     ("outputs", 2, 128): Tile(64, 64, warps=8),
     ("outputs", 4, 32): Tile(32, 32, warps=8),
@@ -55,21 +55,31 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("channel_states", 4, 64): Tile(32, 32),
     ("channel_states", 4, 128): Tile(32, 32),
     ("channel_outputs", 2, 32): Tile(32, 32),
-    ("channel_outputs", 2, 64): Tile(64, 64),
-    ("channel_outputs", 2, 128): Tile(64, 64),
-    ("channel_outputs", 4, 32): Tile(32, 32),
-    ("channel_outputs", 4, 64): Tile(32, 32),
-    ("channel_outputs", 4, 128): Tile(32, 32),
+    ("channel_outputs", 2, 64): Tile(64, 64, warps=8),
+    ("channel_outputs", 2, 128): Tile(32, 64, warps=8),
+    ("channel_outputs", 4, 32): Tile(32, 32, warps=8),
+    ("channel_outputs", 4, 64): Tile(64, 64, warps=8),
+    ("channel_outputs", 4, 128): Tile(16, 32),
     ("channel_gradients", 2, 32): Tile(32, 32),
-    ("channel_gradients", 2, 64): Tile(32, 64),
-    ("channel_gradients", 2, 128): Tile(32, 64),
-    ("channel_gradients", 4, 32): Tile(32, 32),
-    ("channel_gradients", 4, 64): Tile(32, 32),
-    ("channel_gradients", 4, 128): Tile(32, 32),
+    ("channel_gradients", 2, 64): Tile(64, 64, warps=8),
+    ("channel_gradients", 2, 128): Tile(64, 64, warps=8),
+    ("channel_gradients", 4, 32): Tile(16, 16),
+    ("channel_gradients", 4, 64): Tile(16, 16),
+    ("channel_gradients", 4, 128): Tile(16, 16, warps=8),
 }
 
 # The same, for one architecture where the row above leaves stack.
-ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {}
+ARCH_TILES: dict[tuple[str, int, int, str], Tile] = {
+    ("gradients", 2, 32, "sm_80"): Tile(16, 32, warps=8),
+    ("gradients", 2, 64, "sm_80"): Tile(16, 32, warps=8),
+    ("gradients", 2, 128, "sm_80"): Tile(16, 32, warps=8),
+    ("gradients", 4, 64, "sm_100"): Tile(16, 32, warps=8),
+    ("gradients", 2, 32, "gfx942"): Tile(16, 32, warps=8),
+    ("gradients", 2, 64, "gfx942"): Tile(16, 32, warps=8),
+    ("gradients", 2, 128, "gfx942"): Tile(16, 32, warps=8),
+    ("channel_gradients", 2, 64, "gfx942"): Tile(32, 64),
+    ("channel_gradients", 2, 128, "gfx942"): Tile(32, 64),
+}
 
 # Tokens of a chunk: with decays per channel its weights take log2 of them products.
 TOKENS = {"constant": 64, "token": 64, "channel": 32}

@@ -20,14 +20,27 @@ from .scalar_gates import GateGradients
 LEAF = 40.0  # largest |T| of a leaf: e^20 leaves room in float32, and rounding P costs 2e-6
 
 
+def sums_to(log_decay: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
+    """P and S (p, C, D) of whole tiles of finite log decays, by products with a triangle of ones."""
+    tiles, tokens, _ = log_decay.shape
+    ones = log_decay.new_ones(tokens, tokens)
+    before, after = ones.tril(-1 if exclusive else 0), ones.triu(1)
+    return tuple(torch.bmm(x.expand(tiles, -1, -1), log_decay) for x in (before, after))
+
+
+def fits(total: Tensor) -> bool:
+    """Whether blocks with these totals can be leaves."""
+    low, high = total.aminmax()
+    return bool(low >= -LEAF and high <= LEAF)
+
+
 def totals(log_decay: Tensor) -> tuple[list[Tensor], int]:
     """Sums over blocks of 1, 2, 4, ... C tokens, each (p, C / h, D), and the level of the leaves."""
     sums = [log_decay]
     while sums[-1].shape[1] > 1:
         sums.append(sums[-1][:, 0::2] + sums[-1][:, 1::2])
     for level in range(len(sums) - 1, 0, -1):
-        low, high = sums[level].aminmax()
-        if low >= -LEAF and high <= LEAF:
+        if fits(sums[level]):
             return sums, level
     return sums, 0
 
@@ -102,36 +115,38 @@ def shrink(dp: Tensor, ds: Tensor, dt: Tensor, h: int) -> Tensor:
 class Factorised:
     """A tile that is one leaf. A (t, H, C, C) with an empty diagonal; decayed queries and keys
     (t, H, C, D).
+
+    With P + S - T the sum between two tokens, A is the product of e^P q and e^(S - T) k, the latter at most
+    e^40 k.
     """
 
-    def __init__(self, sums: list[Tensor], q: Tensor, k: Tensor, exclusive: bool) -> None:
-        shape, self.exclusive, self.levels = q.shape, exclusive, len(sums) - 1
-        p = torch.zeros_like(sums[0]) if exclusive else sums[0].clone()
-        s = torch.zeros_like(p)
-        for level in range(self.levels):
-            grow(p, s, sums[level], 1 << level)
-        self.outside = Product(q.flatten(0, 1), k.flatten(0, 1), p, s)
-        self.centre = (sums[-1] / -2).exp_()
-        self.q, self.k = self.outside.q * self.centre, self.outside.k * self.centre
-        self.weights = torch.matmul(self.q, self.k.mT).tril_(-1).view(*shape[:2], shape[2], shape[2])
+    def __init__(self, log_decay: Tensor, total: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> None:
+        shape, self.exclusive = q.shape, exclusive
+        self.outside = Product(q.flatten(0, 1), k.flatten(0, 1), *sums_to(log_decay, exclusive))
+        self.keep = exp_(total.clone())
+        self.back = total.neg().exp_()  # e^-T
+        self.k = self.outside.k * self.back
+        self.weights = torch.bmm(self.outside.q, self.k.mT).tril_(-1).view(*shape[:2], shape[2], shape[2])
         self.queries, self.keys = self.outside.q.view(shape), self.outside.k.view(shape)
-        self.keep = exp_(sums[-1].clone()).view(*shape[:2], -1, 1)
+        self.keep = self.keep.view(*shape[:2], -1, 1)
 
     def backward(self, dweights: Tensor, dqueries: Tensor, dkeys: Tensor, dkeep: Tensor) -> GateGradients:
         """Gradients of A, of decayed queries and keys, and of e^T summed over E: (t, H, D, 1)."""
         shape = dqueries.shape
         dweights, dqueries, dkeys = (x.flatten(0, 1) for x in (dweights.tril_(-1), dqueries, dkeys))
-        inner = torch.matmul(dweights, self.k)
-        dqueries.addcmul_(inner, self.centre)
-        dkeys.addcmul_(torch.matmul(dweights.mT, self.q), self.centre)
+        inner = torch.bmm(dweights, self.k)
+        dqueries.add_(inner)
+        dkeys.addcmul_(torch.bmm(dweights.mT, self.outside.q), self.back)
         # P and S both hold what of T lies outside a pair
-        dt = (dkeep * self.keep).view(len(inner), 1, -1) - inner.mul_(self.q).sum(1, keepdim=True)
+        dt = (dkeep * self.keep).view(len(inner), 1, -1)
+        dt = dt - inner.mul_(self.outside.q).sum(1, keepdim=True)
         dp, ds = dqueries * self.outside.q, dkeys * self.outside.k
-        for level in range(self.levels - 1, -1, -1):
-            dt = shrink(dp, ds, dt, 1 << level)
-        dlog_decay = dt if self.exclusive else dt.add_(dp)
+        tiles, tokens, _ = dp.shape
+        ones = dp.new_ones(tokens, tokens)
+        met, left = ones.triu(1 if self.exclusive else 0), ones.tril(-1)
+        dt = torch.baddbmm(dt, met.expand(tiles, -1, -1), dp).baddbmm_(left.expand(tiles, -1, -1), ds)
         dq, dk = dqueries.mul_(self.outside.p), dkeys.mul_(self.outside.s)
-        return GateGradients(*(x.view(shape) for x in (dq, dk, dlog_decay)))
+        return GateGradients(*(x.view(shape) for x in (dq, dk, dt)))
 
 
 class Halved:
@@ -197,7 +212,8 @@ class Halved:
 
 def vector_attention(log_decay: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> Factorised | Halved:
     """One group's weights, from (t, H, C, D) each, C a power of two."""
-    sums, leaf = totals(log_decay.flatten(0, 1))
-    if 0 < leaf == len(sums) - 1:
-        return Factorised(sums, q, k, exclusive)
-    return Halved(sums, leaf, q, k, exclusive)
+    log_decay = log_decay.flatten(0, 1)
+    total = log_decay.sum(1, keepdim=True)
+    if log_decay.shape[1] > 1 and fits(total):
+        return Factorised(log_decay, total, q, k, exclusive)
+    return Halved(*totals(log_decay), q, k, exclusive)

@@ -106,6 +106,10 @@ class KittiFrames:
             "labels": labels,
         }
 
+    def prepared_record(self, index: int, frame: Frame) -> dict[str, Any]:
+        """The facts to be stored: ``record`` and what was counted in the frame."""
+        return {**self.record(index), "num_points": frame.info["num_points"].tolist()}
+
     def labelled_classes(self, index: int) -> set[int]:
         """Indices of the classes that are labelled in a frame."""
         names = {row["name"] for row in self.record(index)["labels"]}

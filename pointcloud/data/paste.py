@@ -105,8 +105,11 @@ class PasteDatabase:
 
     def at_least(self, min_points: int) -> PasteDatabase:
         """Without the objects that have fewer points."""
+        return self.chosen(self.offsets.diff() >= min_points)
+
+    def chosen(self, kept: Tensor) -> PasteDatabase:
+        """The objects where ``kept`` (M,) is True."""
         counts = self.offsets.diff()
-        kept = counts >= min_points
         if bool(kept.all()):
             return self
         return PasteDatabase(

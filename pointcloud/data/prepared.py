@@ -45,21 +45,32 @@ class Prepared:
         """The settings as they are compared."""
         return json.loads(json.dumps({"format": FORMAT, **self.settings}))
 
-    def content(self, records: Sequence[Mapping[str, Any]]) -> bytes:
-        """Of the file of facts: one record a frame, in the data set's order."""
-        return json.dumps({"settings": self.stamp(), "frames": list(records)}).encode()
+    def content(self, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> bytes:
+        """Of the file of facts: a record a frame, in the data set's order, and what the preparation found."""
+        return json.dumps({"settings": self.stamp(), "summary": summary, "frames": list(records)}).encode()
 
     def read(self) -> list[dict[str, Any]] | None:
         """The records; None when there are none, or none for these settings.
 
         Raises: ValueError for a file that is damaged.
         """
+        content = self._read()
+        return None if content is None else content["frames"]
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """What the preparation found. Raises and None as ``read``."""
+        content = self._read()
+        return None if content is None else content["summary"]
+
+    def _read(self) -> dict[str, Any] | None:
         if not self.facts_file.is_file():
             return None
         try:
             content = json.loads(self.facts_file.read_text(encoding="utf-8"))
-            return content["frames"] if content["settings"] == self.stamp() else None
-        except (ValueError, KeyError, TypeError) as error:
+            if not {"frames", "summary"} <= content.keys():
+                raise ValueError("it has no frames")
+            return content if content["settings"] == self.stamp() else None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{self.facts_file}: is damaged ({error}); prepare the data set again"
+                f"{self.facts_file}: is damaged ({error}); delete it and prepare the data set again"
             ) from error

@@ -80,6 +80,10 @@ class WaymoFrames:
             raise IndexError(f"index must be in 0 .. {len(self) - 1}, got {index}")
         return self._records[index]
 
+    def prepared_record(self, index: int, frame: Frame) -> dict[str, Any]:
+        """The facts to be stored: ``record``, which lacks nothing that the frame has."""
+        return self.record(index)
+
     def labelled_classes(self, index: int) -> set[int]:
         """Indices of the classes that are labelled in a frame."""
         record = self.record(index)

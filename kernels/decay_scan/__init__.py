@@ -67,8 +67,9 @@ def decay_scan(
             float64). R = B rows, or G segments.
         cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments are scanned on their own. Values
             are checked on the CPU only.
-        chunk: tokens worked on at a time, >= 1; changes speed, never results.
-        backend: "auto", "eager" or "reference" (slow: the definition, in float64); there is no Triton kernel.
+        chunk: tokens worked on at a time by "eager", >= 1; changes speed, never results.
+        backend: "auto", "triton" (CUDA; not float64, blocks up to 64), "eager", "reference" (slow: the
+            definition, in float64).
     Returns: o (B, N, H, E) in q's dtype, and the state after the last token like ``initial``. A call that
         starts from the state of another continues it (with symmetric_block: at a block's end). Empty
         segments pass their initial state on.

@@ -11,8 +11,9 @@ import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
-PARTS = ("digits", "scaling", "attention", "detection", "diffusion", "diffusion_scaling")
+PARTS = ("digits", "scaling", "attention", "detection", "diffusion", "diffusion_scaling", "lidar")
 MARK = ".linzoo-demo"  # in a folder that a run has made its own
 
 
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     for module in ("sklearn", "skimage", "matplotlib"):  # now, not after minutes of work
         need(module, "data")
+    for name in PARTS:  # and so is what a part cannot serve
+        part_of(name).settings(args.quick)
     output: Path = args.output
     claim(output)
     with only_one(output):
@@ -58,13 +61,18 @@ def claim(output: Path) -> None:
     (output / MARK).touch()
 
 
+def part_of(name: str) -> ModuleType:
+    """The module of a part."""
+    return importlib.import_module(f".{name}", __package__)
+
+
 def run_part(name: str, output: Path, quick: bool) -> dict:
     """The part's section: kept from an earlier run with the same settings, or worked out now."""
     from .context import Context
     from .machine import commit, processor, versions
     from .store import PartStore
 
-    part = importlib.import_module(f".{name}", __package__)
+    part = part_of(name)
     settings = part.settings(quick)
     store = PartStore(output / "state" / name, settings | {"made_with": versions()})
     section = store.get("section")
@@ -92,7 +100,7 @@ def write_results(output: Path, sections: dict[str, dict], quick: bool) -> None:
     from .machine import versions
 
     write_json(output / "results.json", {"versions": versions(), "quick": quick, "parts": sections})
-    done = {name: importlib.import_module(f".{name}", __package__) for name in sections}
+    done = {name: part_of(name) for name in sections}
     bodies = [(part.TITLE, part.html(sections[name], output / name)) for name, part in done.items()]
     missing = [name for name in PARTS if name not in sections]
     lead = lead_of(sections, quick)
@@ -104,9 +112,9 @@ def write_results(output: Path, sections: dict[str, dict], quick: bool) -> None:
     write_atomic(output / "index.html", document.encode())
 
 
-LEAD = """<p>Vision and diffusion backbones whose token mixing costs O(N) instead of O(N&sup2;), trained,
-timed and looked into on this machine: real pictures from scikit-learn and scikit-image, no download,
-no GPU.</p>"""
+LEAD = """<p>Vision, diffusion and LiDAR backbones whose token mixing costs O(N) instead of O(N&sup2;),
+trained, timed and looked into on this machine: real pictures from scikit-learn and scikit-image, drawn LiDAR
+scenes, no download, no GPU.</p>"""
 QUICK = """<p><b>A quick run:</b> a few steps of everything, to try that it works. The figures mean
 nothing.</p>"""
 FOOTER = """{made}. Photographs: scikit-image (CC0; the astronaut is public domain,
@@ -115,7 +123,7 @@ NASA); digits: scikit-learn. All figures:
 
 
 def lead_of(sections: dict[str, dict], quick: bool) -> str:
-    from . import detection_page, diffusion_scaling_page, page, scaling_page
+    from . import detection_page, diffusion_scaling_page, lidar_page, page, scaling_page
 
     boxes = []
     if "digits" in sections:
@@ -129,6 +137,8 @@ def lead_of(sections: dict[str, dict], quick: bool) -> str:
         boxes += detection_page.headline(sections["detection"])
     if "diffusion_scaling" in sections:
         boxes += diffusion_scaling_page.headline(sections["diffusion_scaling"])
+    if "lidar" in sections:
+        boxes += lidar_page.headline(sections["lidar"])
     boxes.append(
         (f"{sum(s['cpu_seconds'] for s in sections.values()):.0f} s", "CPU time of training and measuring")
     )

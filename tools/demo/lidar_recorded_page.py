@@ -1,0 +1,119 @@
+"""The recorded long run of the street scenes: three detectors, several seeds, judged on unseen scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from . import page
+
+LABELS = {"lion_retnet": "LION-RetNet", "lion_mamba": "LION-Mamba", "scatterformer": "ScatterFormer"}
+LONG = """<h3>The long run on drawn scenes: recorded, not re-run</h3><p>{detectors}, small forms, {updates}
+updates of {batch} scenes from random weights, {seeds} seeds; judged on {scenes} unseen scenes. Cells are
+means over the seeds, with the range in brackets. What a trained detector finds in unseen scenes is drawn
+below, labels dashed.</p>"""
+BY_CLASS = """<p>By class. Yaw errors are means over the objects that were found: modulo a half turn, where
+front and back are alike, and modulo a whole turn.</p>"""
+MADE = """<p class="soft">{made}, by <code>{command}</code>.</p>"""
+YAW = """<p>What it shows: headings can be read where shapes have a front. Every drawn road user is asymmetric
+(a car has a bonnet and a cabin, a pedestrian carries a forearm forward, a cyclist's arms reach ahead); a box
+that is its own mirror image gives a network nothing to tell front from back. {found} What it does not show:
+a ranking of the three, whose sizes and costs differ, or anything about real traffic.</p>"""
+HEADING = """Of {label}'s {name}s, {pi:.1f}\N{DEGREE SIGN} is the mean error modulo a half turn and
+{whole:.1f}\N{DEGREE SIGN} modulo a whole one, as if {turned:.1f} % of those found were turned round."""
+ABSENT = """<p class="soft">No long run on drawn scenes is recorded.</p>"""
+
+
+def page_of(rows: list[dict], folder: Path) -> str:
+    if not rows:
+        return ABSENT
+    of = {name: [row for row in rows if row["detector"] == name] for name in detectors_in(rows)}
+    first = rows[0]
+    body = LONG.format(
+        detectors=joined([LABELS.get(name, name) for name in of]), updates=first["updates"],
+        batch=first["frames_an_update"], seeds=max(len(found) for found in of.values()),
+        scenes=first["test_scenes"],
+    )  # fmt: skip
+    head = ("detector", "parameters", "AP 3D", "AP BEV", "centre error", "time to train")
+    body += page.table(head, [whole_row(name, found) for name, found in of.items()]) + BY_CLASS
+    degrees = "modulo {}\N{DEGREE SIGN}"
+    head = ("detector and class", "AP 3D", "AP BEV", "centre error", "yaw, " + degrees.format(180))
+    lines = [class_row(name, found, one) for name, found in of.items() for one in classes_of(found)]
+    body += page.table((*head, degrees.format(360)), lines)
+    body += YAW.format(found=" ".join(headings(name, found) for name, found in of.items()))
+    body += sheets(of, folder)
+    made = dict.fromkeys(f"{r['date']}, {r['on']}, torch {r['torch']}, commit {r['commit']}" for r in rows)
+    return body + MADE.format(made=escape("; ".join(made)), command=escape(first["command"]))
+
+
+def detectors_in(rows: list[dict]) -> list[str]:
+    return list(dict.fromkeys(row["detector"] for row in rows))
+
+
+def classes_of(rows: list[dict]) -> list[str]:
+    from .lidar_page import classes_of
+
+    return classes_of(rows[0]["metrics"])
+
+
+def whole_row(name: str, rows: list[dict]) -> list[str]:
+    figures = [span(rows, f"mean_{key}", form) for key, form in (AP_3D, AP_BEV, CENTRE)]
+    seconds = spread([row["seconds"] for row in rows if not row["resumed"]], "{:,.0f} s".format)
+    return [LABELS.get(name, name), f"{rows[0]['parameters']:,}", *figures, seconds]
+
+
+def class_row(name: str, rows: list[dict], one: str) -> list[str]:
+    columns = (AP_3D, AP_BEV, CENTRE, YAW_PI, YAW_2PI)
+    return [f"{LABELS.get(name, name)}, {one}", *(span(rows, f"{one}_{key}", form) for key, form in columns)]
+
+
+AP_3D, AP_BEV, CENTRE = (
+    ("ap_3d", "{:.1f}".format),
+    ("ap_bev", "{:.1f}".format),
+    ("centre_error", "{:.2f} m".format),
+)
+YAW_PI = ("yaw_error_pi", "{:.1f}\N{DEGREE SIGN}".format)
+YAW_2PI = ("yaw_error_2pi", "{:.1f}\N{DEGREE SIGN}".format)
+
+
+def values_of(rows: list[dict], key: str) -> list[float]:
+    """A figure of every seed that has it."""
+    return [value for row in rows if (value := row["metrics"].get(key)) is not None]
+
+
+def span(rows: list[dict], key: str, form: Callable[[float], str]) -> str:
+    return spread(values_of(rows, key), form)
+
+
+def spread(values: list[float], form: Callable[[float], str]) -> str:
+    """Mean, and the range where there are several."""
+    if not values:
+        return "-"
+    mean, low, high = (form(v) for v in (sum(values) / len(values), min(values), max(values)))
+    return mean if low == high else f"{mean} ({low} - {high})"
+
+
+def headings(name: str, rows: list[dict]) -> str:
+    """A sentence on the first class's yaw; a box turned round has 180 degrees less its error modulo 180."""
+    one = classes_of(rows)[0]
+    errors = [values_of(rows, f"{one}_{key}") for key in ("yaw_error_pi", "yaw_error_2pi")]
+    if not all(errors):
+        return ""
+    half, whole = (sum(values) / len(values) for values in errors)
+    turned = 100 * (whole - half) / (180 - 2 * half)
+    return HEADING.format(label=LABELS.get(name, name), name=one.lower(), pi=half, whole=whole, turned=turned)
+
+
+def sheets(of: dict[str, list[dict]], folder: Path) -> str:
+    figures = []
+    for name in of:
+        file = folder / f"recorded_{name}.png"
+        if file.exists():
+            label = LABELS.get(name, name)
+            figures.append(page.figure(file, f"unseen scenes with boxes that {label} found", escape(label)))
+    return "".join(figures)
+
+
+def joined(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,231 @@
+"""The long run on street scenes: every detector and seed once, gathered, resumed; the committed start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("accelerate")
+pytest.importorskip("matplotlib")
+pytest.importorskip("scipy")
+
+import torch
+
+from linzoo.pointcloud import create_detector
+from linzoo.pointcloud.data.synthetic import SyntheticScenes
+from linzoo.tools.lidar.pictures import bird_eye
+from linzoo.tools.runs.log import Log
+from linzoo.tools.street_scenes import detectors, judge, record
+from linzoo.tools.street_scenes import run as run_command
+
+TINY = {"scenes": 2, "batch_size": 1, "save_interval": 1}  # two updates
+CPU = torch.device("cpu")
+NAMES = ("lion_retnet", "scatterformer")
+# the long run with everything small, in a process that can be killed
+COMMAND = """
+import json, pathlib, sys
+from linzoo.tools.street_scenes import record
+record.RECIPES = {name: record.RECIPES[name] for name in sys.argv[2].split(",")}
+record.SEEDS, record.TEST_SCENES, record.SHOWN = (0,), 1, 1
+output = pathlib.Path(sys.argv[1])
+record.record(output, "cpu", 0, results=output / "results", **json.loads(sys.argv[3]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(record, "RECIPES", {name: detectors.RECIPES[name] for name in NAMES})
+    monkeypatch.setattr(record, "SEEDS", (0,))
+    monkeypatch.setattr(record, "TEST_SCENES", 1)
+    monkeypatch.setattr(record, "SHOWN", 1)
+
+
+def rows_in(output):
+    return record.recorded(output / "results")
+
+
+# the long run
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run killed when its first detector had made one update of two, then left to end."""
+    output = tmp_path_factory.mktemp("killed")
+    saved = output / "full" / "lion_retnet-0" / "last.pth.tar"
+    words = [sys.executable, "-c", COMMAND, str(output), ",".join(NAMES), json.dumps(TINY)]
+    with open(output / "log", "w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        limit = time.monotonic() + 300
+        while not saved.exists():
+            assert process.poll() is None, (output / "log").read_text()
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    before = torch.load(saved, weights_only=True)["step"]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return output, before, done.stderr
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(killed):
+    output, before, said = killed
+    assert before == 1 and "Resumed from" in said
+    first, second = rows_in(output)
+    assert (first["resumed"], second["resumed"]) == (True, False)
+    assert first["updates"] == second["updates"] == 2
+
+
+def test_rows_say_what_was_run_where_and_what_came_out(killed):
+    for row, name in zip(rows_in(killed[0]), NAMES, strict=True):
+        assert (row["detector"], row["recipe"], row["seed"]) == (name, detectors.RECIPES[name], 0)
+        assert row["command"] == record.COMMAND and row["frames_an_update"] == 1
+        assert {"commit", "date", "torch", "on", "parameters", "seconds"} <= row.keys()
+        assert (
+            row["test_scenes"] == 1 and {"score", "mean_ap_bev", "Car_yaw_error_2pi"} <= row["metrics"].keys()
+        )
+        assert (killed[0] / "results" / record.PICTURE.format(name)).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_figures_that_are_not_defined_are_null_in_the_rows(killed):
+    """Two updates find nothing: an error of nothing is no number, and NaN would be no JSON."""
+    text = (killed[0] / "results" / record.ROWS).read_text()
+    assert "NaN" not in text
+    assert rows_in(killed[0])[0]["metrics"]["Car_centre_error"] is None
+
+
+def test_what_is_finished_is_gathered_not_repeated(killed, monkeypatch, tmp_path):
+    monkeypatch.setattr(record, "train_one", None)  # would fail if called
+    record.record(killed[0], "cpu", 0, results=tmp_path, **TINY)
+    assert record.recorded(tmp_path) == rows_in(killed[0])
+
+
+def test_one_detector_alone_replaces_nothing(killed, monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(record, "one_row", lambda name, seed, *_: made.append((name, seed)))
+    monkeypatch.setattr(record, "SEEDS", (0, 1))
+    record.record(tmp_path, "cpu", 0, only=("scatterformer", 1), results=tmp_path / "results")
+    record.record(tmp_path, "cpu", 0, only=(None, 0), results=tmp_path / "results")
+    assert made == [("scatterformer", 1), ("lion_retnet", 0), ("scatterformer", 0)]
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_command_hands_its_flags_on_and_forgets_when_asked(monkeypatch, tmp_path):
+    import argparse
+
+    from linzoo.tools.street_scenes import add_arguments
+
+    parser, seen = argparse.ArgumentParser(), []
+    add_arguments(parser)
+    monkeypatch.setattr(record, "record", lambda *a, **k: seen.append((a, k)))
+    (tmp_path / "full").mkdir()
+    words = ["full", "--output", str(tmp_path), "--detector", "lion_mamba", "--seed", "2", "--device", "cpu"]
+    assert run_command(parser.parse_args([*words, "--restart"])) == 0
+    assert seen == [((tmp_path, "cpu", 0), {"only": ("lion_mamba", 2)})]
+    assert not (tmp_path / "full").exists()
+
+
+# training
+
+
+def test_scenes_that_are_judged_are_none_that_are_trained_on():
+    def first(split):
+        return SyntheticScenes(split, 1)[0].points
+
+    assert first("train").shape != first("test").shape or not torch.equal(first("train"), first("test"))
+    assert torch.equal(first("test"), first("test"))
+
+
+def test_the_recipes_differ_in_the_detector_alone():
+    from linzoo.tools.train_lidar import parse
+
+    words = [vars(parse([recipe])) for recipe in detectors.RECIPES.values()]
+    for other in words[1:]:
+        assert {name for name in other if other[name] != words[0][name]} == {"config", "detector"}
+
+
+# judging
+
+
+def test_a_picture_has_sure_boxes_alone_and_the_part_that_the_detector_sees(monkeypatch):
+    seen = {}
+
+    def watched(points, found, classes, **words):
+        seen.update(found=found, **words)
+        return bird_eye(points, found, classes, **words)
+
+    monkeypatch.setattr(judge, "bird_eye", watched)
+    model, frames = create_detector("lion_retnet_small"), SyntheticScenes("test", 1)
+    assert judge.draw(model, frames, 0, CPU)[:4] == b"\x89PNG"
+    assert seen["area"] == (0.0, -12.8, 25.6, 12.8) and len(seen["labels"].boxes) > 0
+    assert (seen["found"].scores >= judge.SHOWN_SCORE).all()
+    assert not model.training
+
+
+def test_no_more_frames_are_judged_than_there_are():
+    model = create_detector("scatterformer_small")
+    figures = judge.judge(model, SyntheticScenes("test", 1), CPU, Log(False), 5)
+    assert figures["mean_objects"] == len(SyntheticScenes("test", 1)[0].labels.boxes)
+
+
+# the start
+
+
+def test_a_start_comes_back_but_for_rounding(tmp_path):
+    weights = create_detector("lion_retnet_small").state_dict()
+    detectors.write_start(weights, tmp_path / "start.safetensors")
+    back = detectors.read_start(tmp_path / "start.safetensors")
+    assert back.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert back[name].dtype == tensor.dtype
+        torch.testing.assert_close(back[name], tensor, rtol=1e-3, atol=1e-6)
+    assert (tmp_path / "start.safetensors").stat().st_size <= 3e6
+
+
+def test_a_detector_is_filled_from_a_start(tmp_path):
+    weights = create_detector("lion_retnet_small").state_dict()
+    detectors.write_start(weights, tmp_path / "start.safetensors")
+    model = create_detector("lion_retnet_small", checkpoint=tmp_path / "start.safetensors")
+    for name, tensor in detectors.read_start(tmp_path / "start.safetensors").items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
+def test_the_start_is_trained_with_a_seed_of_its_own_and_stops_early(monkeypatch, tmp_path):
+    seen = {}
+
+    class Run:
+        model = create_detector("lion_retnet_small")
+
+    def train(name, output, **words):
+        seen.update(words, name=name)
+        return Run(), 1.0
+
+    monkeypatch.setattr(detectors, "train_one", train)
+    monkeypatch.setattr(detectors, "START", tmp_path / "weights" / "start.safetensors")
+    detectors.make_start(tmp_path, "cpu", 0)
+    assert seen["name"] == "lion_retnet" and seen["seed"] not in detectors.SEEDS
+    assert seen["max_steps"] == detectors.START_UPDATES
+    assert (tmp_path / "weights" / "start.safetensors").exists()
+
+
+@pytest.mark.skipif(not detectors.START.exists(), reason="no start is committed")
+def test_the_committed_start_is_small_and_fits():
+    assert Path(detectors.START).stat().st_size <= 3e6
+    create_detector("lion_retnet_small", checkpoint=detectors.START)
+
+
+@pytest.mark.skipif(not record.recorded(), reason="no rows are committed")
+def test_the_committed_rows_have_every_detector_with_every_seed_alike_and_a_picture():
+    rows = record.recorded()
+    assert {(row["detector"], row["seed"]) for row in rows} == {
+        (name, seed) for name in detectors.RECIPES for seed in detectors.SEEDS
+    }
+    for key in ("updates", "frames_an_update", "test_scenes", "command"):
+        assert len({row[key] for row in rows}) == 1
+    for name in detectors.RECIPES:
+        assert (record.RESULTS / record.PICTURE.format(name)).exists()

@@ -22,6 +22,7 @@ from ..boxes import inside_boxes, overlaps_bev, points_in_boxes
 from ..records import Frame, Labels
 
 FORMAT = 1
+ROWS = 2**15  # points looked at together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,8 @@ class PasteDatabase:
     @classmethod
     def of_frame(cls, frame: Frame, class_names: Sequence[str], *, min_points: int = 5) -> PasteDatabase:
         """The objects of one frame. A point in two boxes belongs to both."""
-        inside = inside_boxes(frame.points, frame.labels.boxes)
+        parts = frame.points.split(ROWS)  # bounds the memory
+        inside = torch.cat([inside_boxes(part, frame.labels.boxes) for part in parts])
         counts = inside.sum(0)
         kept = counts >= min_points
         rows = [frame.points[column] for column in inside.T[kept]]

@@ -1,6 +1,7 @@
 """KITTI folders: boxes and points as they were written, facts for the metric, files for the benchmark."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,9 +62,11 @@ def test_a_frame_without_objects_has_no_rows(written):
     assert data[2].info["difficulty"].shape == (0,)
 
 
-def test_only_points_that_the_camera_sees_are_kept(written):
+def test_only_points_that_the_camera_sees_are_kept(tmp_path):
     """Against the pinhole written out: u = f x / z + c and so on, in the camera's axes."""
-    folder, _ = written
+    frame = nothing_in(scenes(1)[0])
+    behind = frame.points * torch.tensor([-1.0, -1, -1, 1])  # a pinhole maps both to the same pixels
+    folder = write_kitti(tmp_path, [replace(frame, points=torch.cat([frame.points, behind]))])
     every, seen = KittiFrames(folder, field_of_view=False)[0], KittiFrames(folder)[0]
     camera = seen.info["camera"]
     xyz = (

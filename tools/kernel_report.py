@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import compile_decay_scan, compile_local_attn, compile_sparse_conv
+from . import compile_decay_scan, compile_local_attn, compile_selective_scan, compile_sparse_conv
 from .compile_facts import ARCHS, DTYPES, MODELS, Job, compilers, jobs, measure
 
 # The other ops' lists: each module has MODELS, Job, jobs, measure and thresholds_path.
-OTHER_OPS = (compile_local_attn, compile_decay_scan, compile_sparse_conv)
+OTHER_OPS = (compile_local_attn, compile_decay_scan, compile_sparse_conv, compile_selective_scan)
 EVERY_MODEL = (*MODELS, *(model for op in OTHER_OPS for model in op.MODELS))
 
 

@@ -53,21 +53,26 @@ def record(
 
 
 def one_row(name: str, seed: int, folder: Path, device: str, workers: int, flags: dict) -> dict:
-    """The row of a detector and a seed, worked out once and kept in its run's folder."""
-    place = folder / f"{name}-{seed}" / "row.json"
-    row = read_json(place)
-    if row is None:
-        resumed = place.parent.exists()
-        run, seconds = train_one(name, folder, seed=seed, device=device, workers=workers, **flags)
-        row = {"detector": name, "recipe": RECIPES[name], "seed": seed, "updates": run.step}
-        row |= {"frames_an_update": run.plan.items, "parameters": count(run.model)}
-        row |= {"seconds": round(seconds, 1), "on": where(run.device), "resumed": resumed}
-        frames = SyntheticScenes("test", TEST_SCENES)
-        row |= {"test_scenes": TEST_SCENES}
-        row |= {"metrics": judge(run.model, frames, run.device, run.log, TEST_SCENES)}
-        row |= {"command": COMMAND, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}", **versions()}
-        write_atomic(place.with_name("scenes.png"), sheet(run.model, frames, run.device, SHOWN))
-        write_json(place, row)
+    """The row of a detector and a seed: trained once, then judged once; both are kept in the run's folder."""
+    place = folder / f"{name}-{seed}"
+    row = read_json(place / "row.json")
+    if row is not None:
+        return row
+    resumed = place.exists()
+    run, seconds = train_one(name, folder, seed=seed, device=device, workers=workers, **flags)
+    trained = read_json(place / "trained.json")
+    if trained is None:
+        trained = {"detector": name, "recipe": RECIPES[name], "seed": seed, "updates": run.step}
+        trained |= {"frames_an_update": run.plan.items, "parameters": count(run.model)}
+        trained |= {"seconds": round(seconds, 1), "on": where(run.device), "resumed": resumed}
+        trained |= {"command": COMMAND, "commit": commit(), "date": f"{datetime.now(UTC):%Y-%m-%d}"}
+        trained |= versions()
+        write_json(place / "trained.json", trained)
+    frames = SyntheticScenes("test", TEST_SCENES)
+    metrics = judge(run.model, frames, run.device, run.log, TEST_SCENES)
+    row = trained | {"test_scenes": TEST_SCENES, "metrics": metrics, "judged_on": where(run.device)}
+    write_atomic(place / "scenes.png", sheet(run.model, frames, run.device, SHOWN))
+    write_json(place / "row.json", row)
     return row
 
 

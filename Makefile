@@ -1,5 +1,5 @@
 # make demo   build the environment if it is missing, run the main job, write runs/demo/index.html
-# make demo-full   the demo, and the long runs whose rows it shows as recorded (about 2 CPU hours)
+# make demo-full   the demo, and the long runs whose rows it shows as recorded (about 10 CPU hours; the LiDAR runs take minutes on a GPU)
 # make test   build the environment if it is missing, lint, run the tests
 # make test-all   the tests with full matrices, and every Triton kernel compiled for every target
 # make bench   re-measure the committed benchmark rows
@@ -29,6 +29,8 @@ demo-full: $(STAMP)
 	$(BIN)/python -m linzoo.tools.digits_diffusion full
 	$(BIN)/linzoo bench diffusion --save
 	$(BIN)/linzoo bench diffusion sd15:linfusion:4096 --measures feed_forward --save
+	$(BIN)/python -m linzoo.tools.street_scenes full
+	$(BIN)/linzoo bench pointcloud --save
 	$(BIN)/linzoo demo
 
 test: $(STAMP)
@@ -44,6 +46,10 @@ bench: $(STAMP)
 	$(BIN)/linzoo bench kernels --save
 	$(BIN)/linzoo bench models --against-upstream --save
 	$(BIN)/linzoo bench detection --save
+	$(BIN)/linzoo bench decay-scan --save
+	$(BIN)/linzoo bench selective-scan --save
+	$(BIN)/linzoo bench sparse-conv --save
+	$(BIN)/linzoo bench scatterformer --save
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

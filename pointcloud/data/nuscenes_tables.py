@@ -8,7 +8,7 @@ devkit has it, from the annotations before and after.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,20 @@ import numpy as np
 from ..metrics import NUSCENES_CLASSES
 from .poses import pose_matrix
 
-TABLES = (
-    "scene", "sample", "sample_data", "calibrated_sensor", "sensor", "ego_pose", "sample_annotation",
-    "instance", "category", "attribute",
-)  # fmt: skip
+COLUMNS = {  # what is kept of each table, besides the token
+    "sensor": ("channel",),
+    "calibrated_sensor": ("sensor_token", "translation", "rotation"),
+    "sample_data": ("sample_token", "ego_pose_token", "calibrated_sensor_token", "timestamp", "filename",
+                    "is_key_frame", "prev"),
+    "ego_pose": ("translation", "rotation"),
+    "scene": ("name",),
+    "sample": ("scene_token", "timestamp"),
+    "sample_annotation": ("sample_token", "instance_token", "attribute_tokens", "translation", "size",
+                          "rotation", "num_lidar_pts", "num_radar_pts", "prev", "next"),
+    "instance": ("category_token",),
+    "category": ("name",),
+    "attribute": ("name",),
+}  # fmt: skip
 CHANNEL = "LIDAR_TOP"
 RACK = "static_object.bicycle_rack"
 CATEGORIES = {
@@ -50,14 +60,31 @@ Row = Mapping[str, Any]
 
 
 class Tables:
-    """The tables of a version folder, each by token.
+    """The tables of a version folder, each by token; of sweeps and their poses the LiDAR's alone.
 
     Raises: FileNotFoundError, ValueError naming the file of a table that is missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows = {name: _read_table(folder / f"{name}.json") for name in TABLES}
+        self.rows: dict[str, dict[str, Row]] = {}
+        for name in COLUMNS:
+            self.rows[name] = _read_table(folder / f"{name}.json", COLUMNS[name], self._wanted(name))
+
+    def _wanted(self, table: str) -> Callable[[Row], bool]:
+        """Which rows are kept: most sweeps are pictures, and they would fill the memory."""
+        if table == "sample_data":
+            lidars = {token for token, row in self.rows["sensor"].items() if row["channel"] == CHANNEL}
+            mounted = {
+                token
+                for token, row in self.rows["calibrated_sensor"].items()
+                if row["sensor_token"] in lidars
+            }
+            return lambda row: row["calibrated_sensor_token"] in mounted
+        if table == "ego_pose":
+            poses = {row["ego_pose_token"] for row in self.rows["sample_data"].values()}
+            return lambda row: row["token"] in poses
+        return lambda row: True
 
     def get(self, table: str, token: str) -> Row:
         try:
@@ -67,17 +94,29 @@ class Tables:
                 f"{self.folder / f'{table}.json'}: has no row {token!r} that others name"
             ) from None
 
-    def all(self, table: str) -> Iterable[Row]:
-        return self.rows[table].values()
+    def items(self, table: str) -> Iterable[tuple[str, Row]]:
+        return self.rows[table].items()
 
 
-def _read_table(path: Path) -> dict[str, Row]:
+def _read_table(path: Path, columns: Sequence[str], wanted: Callable[[Row], bool]) -> dict[str, Row]:
+    """Rows are cut to their columns as they are parsed."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such table")
+    found: dict[str, Row] = {}
+
+    def keep(row: Row) -> None:
+        if wanted(row):
+            found[row["token"]] = {name: row[name] for name in columns}
+
     try:
-        return {row["token"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: must be a json list of rows with a token ({error!r})") from error
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=keep)
+    except KeyError as error:
+        raise ValueError(f"{path}: a row lacks the column {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: must be a json list of rows ({error})") from error
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: must be a json list of rows, got {type(content).__name__}")
+    return found
 
 
 def read_records(folder: Path, scenes: Sequence[str] | None, sweeps: int) -> list[dict[str, Any]]:
@@ -90,42 +129,25 @@ def read_records(folder: Path, scenes: Sequence[str] | None, sweeps: int) -> lis
     Raises: FileNotFoundError, ValueError for tables that are missing, damaged or do not fit together.
     """
     tables = Tables(folder)
-    try:
-        return _records(tables, scenes, sweeps)
-    except KeyError as error:
-        raise ValueError(f"{folder}: a row of a table lacks the column {error}") from error
-
-
-def _records(tables: Tables, scenes: Sequence[str] | None, sweeps: int) -> list[dict[str, Any]]:
-    rows = list(tables.all("scene"))
-    known = {row["name"] for row in rows}
-    if missing := [name for name in scenes or () if name not in known]:
+    by_name = {row["name"]: token for token, row in tables.items("scene")}
+    if missing := [name for name in scenes or () if name not in by_name]:
         raise ValueError(f"{tables.folder / 'scene.json'}: has no scene {missing[0]}, which the split names")
-    wanted = {row["token"] for row in rows if scenes is None or row["name"] in set(scenes)}
-    frames = {
-        row["sample_token"]: row
-        for row in tables.all("sample_data")
-        if row["is_key_frame"] and _channel(tables, row) == CHANNEL
-    }
+    names = set(by_name if scenes is None else scenes)
+    wanted = {token for name, token in by_name.items() if name in names}
+    frames = {row["sample_token"]: row for _, row in tables.items("sample_data") if row["is_key_frame"]}
     annotations: dict[str, list[Row]] = {}
-    for row in tables.all("sample_annotation"):
+    for _, row in tables.items("sample_annotation"):
         annotations.setdefault(row["sample_token"], []).append(row)
-    samples = [row for row in tables.all("sample") if row["scene_token"] in wanted]
-    samples.sort(key=lambda row: (row["scene_token"], row["timestamp"]))
+    samples = [(token, row) for token, row in tables.items("sample") if row["scene_token"] in wanted]
+    samples.sort(key=lambda sample: (sample[1]["scene_token"], sample[1]["timestamp"]))
     records = []
-    for sample in samples:
-        token = sample["token"]
+    for token, _ in samples:
         if token not in frames:
             raise ValueError(
                 f"{tables.folder / 'sample_data.json'}: has no {CHANNEL} frame of sample {token}"
             )
         records.append(_record(tables, frames[token], annotations.get(token, ()), sweeps))
     return records
-
-
-def _channel(tables: Tables, data: Row) -> str:
-    calibration = tables.get("calibrated_sensor", data["calibrated_sensor_token"])
-    return tables.get("sensor", calibration["sensor_token"])["channel"]
 
 
 def _pose(tables: Tables, table: str, token: str) -> np.ndarray:

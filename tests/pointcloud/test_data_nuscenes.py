@@ -257,12 +257,13 @@ def damaged(folder, path, content):
 
 BROKEN = [
     (f"{MINI}/sample.json", None, "there is no such table"),
-    (f"{MINI}/sample.json", b'[{"token": ', "must be a json list of rows with a token"),
-    (f"{MINI}/sample.json", b'[{"name": 1}]', "must be a json list of rows with a token"),
+    (f"{MINI}/sample.json", b'[{"token": ', "must be a json list of rows"),
+    (f"{MINI}/sample.json", b'[{"name": 1}]', "a row lacks the column"),
+    (f"{MINI}/sample.json", b"3", "must be a json list of rows, got int"),
     (f"{MINI}/ego_pose.json", b"[]", "ego_pose.json: has no row 'scene-0000-pose-"),
     (f"{MINI}/category.json", b"[]", "category.json: has no row 'category-"),
     (f"{MINI}/sample_data.json", b"[]", "has no LIDAR_TOP frame of sample scene-0000-0"),
-    (f"{MINI}/scene.json", b'[{"token": "scene-0000"}]', "a row of a table lacks the column 'name'"),
+    (f"{MINI}/scene.json", b'[{"token": "scene-0000"}]', "a row lacks the column 'name'"),
     ("splits.json", b"[1]", "must be json .split: .scene names.. "),
     ("samples/LIDAR_TOP/scene-0000-2.pcd.bin", bytes(21), "rows of 5 float32"),
     ("sweeps/LIDAR_TOP/scene-0000-1.pcd.bin", None, "there is no such file of points"),

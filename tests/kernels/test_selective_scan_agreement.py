@@ -79,7 +79,9 @@ def test_views_of_any_strides_are_read_as_they_are():
     case = Case(N=40, C=6, S=4, initial=True)
     inputs = case.inputs()
     views = {
-        name: x.flip(0).flip(0) if x.dim() < 3 else torch.stack((x, x), -1).transpose(0, 1)[..., 0].transpose(0, 1)
+        name: x.flip(0).flip(0)
+        if x.dim() < 3
+        else torch.stack((x, x), -1).transpose(0, 1)[..., 0].transpose(0, 1)
         for name, x in inputs.items()
     }
     assert not views["u"].is_contiguous() and views["u"].stride(-1) == 2
@@ -101,9 +103,7 @@ def test_gradients_do_not_depend_on_what_the_forward_kept():
     assert len(kept) == 2 * (149 // order.CHUNK)
     none = torch.ops.linzoo.selective_scan(*tensors, False, False, "eager")[2]
     assert none.shape == (0, *kept.shape[1:])
-    both = (
-        torch.ops.linzoo.selective_scan_bwd(y, state, k, *tensors, False, "eager") for k in (kept, none)
-    )
+    both = (torch.ops.linzoo.selective_scan_bwd(y, state, k, *tensors, False, "eager") for k in (kept, none))
     assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
 
 

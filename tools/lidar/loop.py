@@ -33,6 +33,8 @@ def train(run: Any) -> None:
         last = run.step == run.last
         if last or run.step % args.log_interval == 0:
             report(run, terms, "Train", run.last)
+        if run.step < run.updates and not run.accelerator.optimizer_step_was_skipped:
+            run.schedule.step()  # after the report, which tells the rate that the update had
         if last or run.step % args.save_interval == 0:
             checkpoint.save(run)
         epoch, within = divmod(run.step, run.plan.updates)
@@ -70,8 +72,6 @@ def load(run: Any) -> Iterator[Batch]:
 def update(run: Any, batches: Iterator[Batch]) -> dict[str, Tensor]:
     """One update over its accumulated steps; returns the means of the terms, this process's."""
     args, accelerator = run.args, run.accelerator
-    if run.step and not accelerator.optimizer_step_was_skipped:
-        run.schedule.step()  # update n has the rate of place n: the first one is set from the start
     sums: dict[str, Any] = {"loss": 0}
     for _ in range(args.grad_accum_steps):
         batch = next(batches).to(run.device)

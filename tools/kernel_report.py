@@ -1,7 +1,7 @@
 """``linzoo kernel-report``: compiles the Triton kernels for GPUs that are not here, against limits.
 
 By model, dtype, device kernel and architecture: registers, stack, shared memory, spills, tensor-core
-instructions. These are facts of compilation, not speeds: no kernel has been run on a GPU. The committed
+instructions. These are facts of compilation, not speeds. The committed
 thresholds.json keeps the hard limits and, per kernel, the registers it may use (ten percent of slack).
 """
 

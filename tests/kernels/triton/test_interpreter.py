@@ -2,7 +2,7 @@
 
 On a machine without a GPU this is what shows that the kernels compute what they should: each against float64,
 over normalisers, features, rotation, weights, masks, segments, widths, layouts and dtypes. It says nothing
-about speed, nor about what a compiler makes of them. The kernels have not been run on a GPU.
+about speed, nor about what a compiler makes of them. The same children run compiled on a GPU: see device.py.
 """
 
 import json

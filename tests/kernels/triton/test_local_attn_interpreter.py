@@ -1,5 +1,5 @@
 """Local attention's Triton kernels in Triton's interpreter, each group in its own process; see
-test_interpreter.py. The kernels have not been run on a GPU.
+test_interpreter.py.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""``linzoo list [PATTERN]``: the models, with timm's wildcards."""
+"""``linzoo list [PATTERN]``: the models, with timm's wildcards; ``--detectors``: those of LiDAR frames."""
 
 import argparse
 import json
@@ -8,10 +8,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="timm wildcards: '*_tiny', 'mala*'")
     parser.add_argument("--pretrained", action="store_true", help="only where published weights are known")
     parser.add_argument("--families", action="store_true", help="one line a family instead of one a model")
+    parser.add_argument("--detectors", action="store_true", help="LiDAR detectors instead")
     parser.add_argument("--json", action="store_true", help="a JSON list on stdout")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.detectors:
+        return show_detectors(args)
     rows = collect(args.pattern, args.pretrained)
     if not rows:
         from .models import our_names
@@ -29,6 +32,32 @@ def run(args: argparse.Namespace) -> int:
         for row in rows:
             millions = row["parameters"] / 1e6
             print(f"{row['name']:<20} {millions:>8.1f} M  {row['family']:<12} {row['weights']}")
+    return 0
+
+
+def show_detectors(args: argparse.Namespace) -> int:
+    """Raises: ValueError where no name matches, or for a flag that says nothing about detectors."""
+    import torch
+
+    from ..pointcloud import create_detector, detector_config, list_detectors
+
+    for flag in ("pretrained", "families"):
+        if getattr(args, flag):
+            raise ValueError(f"--{flag} does not go with --detectors")
+    names = list_detectors(args.pattern)
+    if not names:
+        raise ValueError(f"no detector matches {args.pattern!r}; there are {', '.join(list_detectors())}")
+    rows = []
+    for name in names:
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in create_detector(name).parameters())
+        rows.append({"name": name, "parameters": parameters, "classes": list(detector_config(name).classes)})
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    print(f"{'detector':<24} {'parameters':>10}  classes")
+    for row in rows:
+        print(f"{row['name']:<24} {row['parameters'] / 1e6:>8.1f} M  {', '.join(row['classes'])}")
     return 0
 
 

@@ -129,6 +129,17 @@ def test_list_families_has_one_line_a_family(capsys):
     assert [line.split()[0] for line in lines] == list(linzoo.vision.FAMILIES)
 
 
+def test_list_detectors_shows_those_of_lidar_frames(capsys):
+    assert main(["list", "*_kitti", "--detectors", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} >= {"lion_retnet_kitti", "lion_ttt_kitti"} and len(rows) == 5
+    assert all(row["classes"] == ["Car", "Pedestrian", "Cyclist"] for row in rows)
+    assert main(["list", "scatterformer_waymo", "--detectors"]) == 0
+    assert "scatterformer_waymo          12.3 M  Vehicle, Pedestrian, Cyclist" in capsys.readouterr().out
+    assert "no detector matches 'lio'" in refused(capsys, "list", "lio", "--detectors")
+    assert "--families does not go with --detectors" in refused(capsys, "list", "--detectors", "--families")
+
+
 def test_list_of_a_pattern_without_models_names_those_there_are(capsys):
     assert "ravlt_tiny" in refused(capsys, "list", "resnet*")
 

@@ -42,7 +42,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 def check_data(args: argparse.Namespace) -> None:
     """A detector, and a data set with the folder that it needs or does not need."""
     if not args.detector:
-        raise ValueError("--detector must be a detector's name (linzoo list 'lion*'), got none")
+        raise ValueError("--detector must be a detector's name (`linzoo list --detectors`), got none")
     if args.dataset is None:
         raise ValueError("--dataset must be synthetic, kitti, nuscenes or waymo, got none")
     if args.dataset != "synthetic" and not args.data_dir:

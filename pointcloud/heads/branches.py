@@ -16,51 +16,51 @@ def conv_norm_relu(in_channels: int, channels: int, *, bias: bool) -> nn.Sequent
     return nn.Sequential(conv, batch_norm(channels), nn.ReLU())
 
 
-class Branches(nn.Module):
-    """``outputs``: name to channels. Each branch: 3x3 convolution, BN, ReLU, 3x3 convolution with a bias.
-
-    The branch named ``rare`` starts at a bias of -2.19, the others with Kaiming weights and biases of zero.
+class NamedBranches(nn.Module):
+    """Branches by name. The one named ``rare`` starts at a bias of -2.19, the others with Kaiming weights and
+    biases of zero.
     """
 
-    def __init__(self, width: int, outputs: Mapping[str, int], *, rare: str, bias: bool) -> None:
+    def __init__(self, rare: str) -> None:
         super().__init__()
-        self.names = tuple(outputs)
-        for name, channels in outputs.items():
-            last = nn.Conv2d(width, channels, 3, padding=1)
-            branch = nn.Sequential(conv_norm_relu(width, width, bias=bias), last)
-            if name == rare:
-                nn.init.constant_(last.bias, RARE)
-            else:
-                start_kaiming(branch)
-            self.add_module(name, branch)
+        self.rare = rare
+        self.names: list[str] = []
+
+    def add(self, name: str, first: nn.Sequential, last: nn.Conv1d | nn.Conv2d) -> None:
+        branch = nn.Sequential(first, last)
+        if name == self.rare:
+            nn.init.constant_(last.bias, RARE)
+        else:
+            start_kaiming(branch)
+        self.names.append(name)
+        self.add_module(name, branch)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, width, Y, X) -> a map (B, channels, Y, X) for each name."""
+        """Of every branch: (B, width, ...) -> (B, channels, ...)."""
         return {name: self.get_submodule(name)(x) for name in self.names}
 
 
-class QueryBranches(nn.Module):
+class Branches(NamedBranches):
+    """``outputs``: name to channels. Each branch: 3x3 convolution, BN, ReLU, 3x3 convolution with a bias."""
+
+    def __init__(self, width: int, outputs: Mapping[str, int], *, rare: str, bias: bool) -> None:
+        super().__init__(rare)
+        for name, channels in outputs.items():
+            last = nn.Conv2d(width, channels, 3, padding=1)
+            self.add(name, conv_norm_relu(width, width, bias=bias), last)
+
+
+class QueryBranches(NamedBranches):
     """As ``Branches``, on rows of queries: both convolutions have kernel 1, the first is ``hidden`` wide."""
 
     def __init__(
         self, width: int, outputs: Mapping[str, int], *, rare: str, bias: bool, eps: float, hidden: int = 64
     ) -> None:
-        super().__init__()
-        self.names = tuple(outputs)
+        super().__init__(rare)
         for name, channels in outputs.items():
             norm = nn.BatchNorm1d(hidden, eps=eps, momentum=0.01)
             first = nn.Sequential(nn.Conv1d(width, hidden, 1, bias=bias), norm, nn.ReLU())
-            last = nn.Conv1d(hidden, channels, 1)
-            branch = nn.Sequential(first, last)
-            if name == rare:
-                nn.init.constant_(last.bias, RARE)
-            else:
-                start_kaiming(branch)
-            self.add_module(name, branch)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, width, Q) -> (B, channels, Q) for each name."""
-        return {name: self.get_submodule(name)(x) for name in self.names}
+            self.add(name, first, nn.Conv1d(hidden, channels, 1))
 
 
 def heat_map_stack(width: int, classes: int, *, bias: bool, eps: float) -> nn.Sequential:

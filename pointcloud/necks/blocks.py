@@ -1,5 +1,6 @@
 """What the necks are made of: residual blocks, convolutions back to a finer map, and a check of sizes."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,3 +50,12 @@ def check_map(neck: str, x: Tensor, channels: int, divisor: int) -> None:
     if not fits:
         want = f"(B, {channels}, Y, X) with Y and X multiples of {divisor}"
         raise ShapeError(f"{neck}: the map must be {want}, got {tuple(x.shape)}")
+
+
+def joined(x: Tensor, levels: nn.ModuleList, ups: nn.ModuleList) -> Tensor:
+    """Each level follows the one before; all that they give is brought to one size and joined."""
+    maps = []
+    for level, up in zip(levels, ups, strict=True):
+        x = level(x)
+        maps.append(up(x))
+    return torch.cat(maps, dim=1)

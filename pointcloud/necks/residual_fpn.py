@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
-from .blocks import ResidualBlock, check_map, resampling
+from .blocks import ResidualBlock, check_map, joined, resampling
 
 
 class ResidualFpn(nn.Module):
@@ -56,8 +55,4 @@ class ResidualFpn(nn.Module):
         Raises: ShapeError unless Y and X divide by the strides' product.
         """
         check_map("ResidualFpn", x, self.in_channels, self.divisor)
-        maps = []
-        for level, up in zip(self.blocks, self.deblocks, strict=True):
-            x = level(x)
-            maps.append(up(x))
-        return torch.cat(maps, dim=1)
+        return joined(x, self.blocks, self.deblocks)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from torch import Tensor, nn
 
-from .blocks import batch_norm, check_map, resampling
+from .blocks import batch_norm, check_map, joined, resampling
 
 
 def plain_level(in_channels: int, width: int, stride: int, count: int) -> nn.Sequential:
@@ -51,8 +50,4 @@ class SecondNeck(nn.Module):
         Raises: ShapeError unless Y and X divide by the strides' product.
         """
         check_map("SecondNeck", x, self.in_channels, self.divisor)
-        maps = []
-        for level, up in zip(self.blocks, self.deblocks, strict=True):
-            x = level(x)
-            maps.append(up(x))
-        return torch.cat(maps, dim=1)
+        return joined(x, self.blocks, self.deblocks)

@@ -38,7 +38,8 @@ def official_checkpoint(path: str | Path) -> Mapping[str, Any]:
         raise
     except Exception as error:  # zip, pickle and torch each have their own classes for what cannot be read
         refused = re.search(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
-        reason = f"it holds {refused[1]}, which is not read" if refused else str(error).splitlines()[0]
+        said = (str(error) or type(error).__name__).splitlines()[0]  # an empty file's error says nothing
+        reason = f"it holds {refused[1]}, which is not read" if refused else said
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"checkpoint {path} must hold a dict, got {type(content).__name__}")

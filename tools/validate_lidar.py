@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from .lidar.checks import check_data, check_export
     from .lidar.datasets import check_fits, open_frames
     from .lidar.evaluate import detect_frames, finite_or_none
+    from .lidar.export import export
     from .predict import pick_device
     from .runs.log import Log
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     metrics = {"detector": args.detector, "frames": len(frames), **frames.score(found, labels)}
     metrics = finite_or_none(metrics)
     if args.export is not None:
-        frames.export(found, args.export)
+        export(args.dataset, frames, found, args.export)
     if args.results_file is not None:
         write_json(args.results_file, metrics)
     print(f"--result\n{json.dumps(rounded(metrics), indent=4)}")

@@ -11,7 +11,10 @@ from torch.utils.data import DataLoader
 
 from ..files import read_json, write_json
 from ..runs.ending import report
+from ..runs.folder import last_good
 from ..training.batches import DataError
+from ..training.checkpoint import find_bad_weight
+from ..training.loop import Diverged
 from . import checkpoint
 from .batches import Batch, UpdateBatches, collate
 from .evaluate import detect_all, finite_or_none, shown
@@ -20,7 +23,7 @@ from .evaluate import detect_all, finite_or_none, shown
 def train(run: Any) -> None:
     """From where the run is to its last update, then the last checkpoint and validation.
 
-    Raises: Diverged, OSError.
+    Raises: Diverged; OSError.
     """
     args = run.args
     begun = run.step
@@ -77,7 +80,7 @@ def update(run: Any, batches: Iterator[Batch]) -> dict[str, Tensor]:
         batch = next(batches).to(run.device)
         with accelerator.accumulate(run.net):
             with accelerator.autocast():
-                terms = run.net(batch.points, batch.labels)
+                terms = losses(run, batch)
             loss = sum(terms.values())
             accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -88,6 +91,18 @@ def update(run: Any, batches: Iterator[Batch]) -> dict[str, Tensor]:
             sums[name] = sums.get(name, 0) + value.detach() / args.grad_accum_steps
     run.step += 1
     return sums
+
+
+def losses(run: Any, batch: Batch) -> dict[str, Tensor]:
+    """The detector's terms. Raises: Diverged where boxes of a detector that is lost are refused."""
+    try:
+        return run.net(batch.points, batch.labels)
+    except ValueError as error:
+        if find_bad_weight(run.model.state_dict()) is None and "must be finite" not in str(error):
+            raise
+        raise Diverged(
+            f"weights or boxes are NaN or infinite after step {run.step}; {last_good(run.folder)}"
+        ) from error
 
 
 def validate(run: Any) -> None:

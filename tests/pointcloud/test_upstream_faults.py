@@ -13,13 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from linzoo.pointcloud import Labels, create_detector, list_detectors
+from linzoo.pointcloud import Labels, create_detector
 from linzoo.pointcloud.lion.layer import LionLayer
 from linzoo.pointcloud.lion.merge import coarse_cells
-from linzoo.pointcloud.lion.variants import PUBLISHED
-from linzoo.pointcloud.lion.variants import VARIANTS as LION
 from linzoo.pointcloud.metrics import kitti_ap
-from linzoo.pointcloud.scatterformer import VARIANTS as SCATTERFORMER
 from linzoo.pointcloud.scatterformer.attention import ScatteredLinearAttention
 from linzoo.pointcloud.scatterformer.feed_forward import CrossWindowFeedForward
 from linzoo.pointcloud.scatterformer.pillar_pool import PillarPool, columns
@@ -96,14 +93,6 @@ def test_training_detection_and_evaluation_run_without_any_of_them(name, monkeyp
     assert len(detector.eval().detect([points])) == 1
     boxes = row_of_boxes(3)
     assert kitti_ap([found(boxes)], [kitti(boxes)])["Car"]["3d"]["easy"] == 100.0
-
-
-def test_every_published_form_has_a_recipe():
-    """The authors' repositories lacked configurations for a while."""
-    names = {name for name in (*PUBLISHED, *SCATTERFORMER) if name in list_detectors()}
-    assert {path.stem for path in (ROOT / "configs/pointcloud").glob("*.toml")} >= names
-    assert len(names) == 17
-    assert all(name.endswith("argoverse") for name in set(LION) & set(PUBLISHED) - names)
 
 
 def test_the_normalised_features_replace_the_residual_and_its_last_quarter_doubles():

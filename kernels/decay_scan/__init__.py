@@ -4,14 +4,12 @@ from torch import Tensor
 
 from .. import checks
 from ..autocast import as_autocast, exactly
-from ..dispatch import choose
+from ..dispatch import Backend, choose
 from ..errors import BackendError
 from ..transforms import derivatives_are_transformed
 from .arguments import (
-    BACKENDS,
-    BACKENDS_OF_LARGE_BLOCKS,
-    LARGEST_BLOCK,
     OP,
+    backends_for,
     check_initial,
     check_options,
     check_tensors,
@@ -68,8 +66,9 @@ def decay_scan(
         cu_seqlens: (G + 1,) int32, first 0, last N, needs B = 1: segments are scanned on their own. Values
             are checked on the CPU only.
         chunk: tokens worked on at a time by "eager", >= 1; changes speed, never results.
-        backend: "auto", "triton" (CUDA; not float64, blocks up to 64), "eager", "reference" (slow: the
-            definition, in float64).
+        backend: "auto", "triton" (CUDA; not float64, blocks up to 64; decays shared by all channels:
+            bfloat16, or float32 with D and E up to 64), "eager", "reference" (slow: the definition, in
+            float64).
     Returns: o (B, N, H, E) in q's dtype, and the state after the last token like ``initial``. A call that
         starts from the state of another continues it (with symmetric_block: at a block's end). Empty
         segments pass their initial state on.
@@ -85,7 +84,7 @@ def decay_scan(
     )
     checks.check_cu_seqlens(OP, cu_seqlens, "q", q)
     check_initial(q, v, normalizer, initial, cu_seqlens)
-    chosen = _choose(backend, q, symmetric_block)
+    chosen = _choose(backend, q, backends_for(q, v, log_decay, symmetric_block))
     words = (symmetric_block, bonus, exclusive, normalizer, input_gate, float(scale), reverse, initial)
     if chosen == "reference":
         with exactly(q):
@@ -99,9 +98,8 @@ def decay_scan(
     )
 
 
-def _choose(backend: str, x: Tensor, symmetric_block: int | None) -> str:
-    large = symmetric_block is not None and symmetric_block > LARGEST_BLOCK
-    chosen = choose(OP, BACKENDS_OF_LARGE_BLOCKS if large else BACKENDS, backend, x)
+def _choose(backend: str, x: Tensor, candidates: tuple[Backend, ...]) -> str:
+    chosen = choose(OP, candidates, backend, x)
     if chosen != "reference" and derivatives_are_transformed():
         raise BackendError(
             f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "

@@ -1,5 +1,6 @@
 """What ``decay_scan`` accepts, put together from the single checks."""
 
+import torch
 from torch import Tensor
 
 from .. import checks
@@ -9,11 +10,24 @@ from .state import MaxState
 OP = "decay_scan"
 # Tokens of a symmetric block that the Triton kernels take: each is one program's.
 LARGEST_BLOCK = 64
-# Of calls whose symmetric block is larger.
-BACKENDS_OF_LARGE_BLOCKS = (
-    Backend("triton", lambda x: f"takes symmetric_block up to {LARGEST_BLOCK}", lambda x: not x.is_cuda),
-    *BACKENDS[1:],
-)
+WIDEST = 64  # key or value columns of float32 calls whose decays all channels share
+
+
+def backends_for(q: Tensor, v: Tensor, log_decay: Tensor, symmetric_block: int | None) -> tuple[Backend, ...]:
+    """The candidates for a call; what the Triton kernels do not take is said by theirs."""
+    reason = None
+    if symmetric_block is not None and symmetric_block > LARGEST_BLOCK:
+        reason = f"takes symmetric_block up to {LARGEST_BLOCK}"
+    elif q.is_cuda and log_decay.dim() < 4:
+        # found on an H200 with Triton 3.6: a wrong dq in float16, an illegal access in float32 at 72 columns
+        widest = max(q.shape[3], v.shape[3])
+        if q.dtype == torch.float16:
+            reason = "decays shared by all channels are refused in float16 (wrong gradients on an H200)"
+        elif q.dtype == torch.float32 and widest > WIDEST:
+            reason = f"decays shared by all channels take float32 up to {WIDEST} wide, got {widest}"
+    if reason is None:
+        return BACKENDS
+    return (Backend("triton", lambda x: reason, lambda x: not x.is_cuda), *BACKENDS[1:])
 
 
 def check_tokens(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> None:

@@ -126,9 +126,16 @@ def test_auto_takes_the_kernels_on_a_gpu_and_plain_torch_where_they_do_not_fit()
     from torch._subclasses import FakeTensorMode
 
     from linzoo.kernels.decay_scan import _choose
+    from linzoo.kernels.decay_scan.arguments import backends_for
+
+    def chosen(x, log_decay, block=None):
+        return _choose("auto", x, backends_for(x, x, log_decay, block))
 
     with FakeTensorMode():
-        x = torch.empty(1, 4, 1, 4, device="cuda")
-    assert _choose("auto", x, None) == _choose("auto", x, 64) == "triton"
-    assert _choose("auto", x, 65) == _choose("auto", x.double(), None) == "eager"
-    assert _choose("auto", torch.zeros(1, 4, 1, 4), None) == "eager"
+        x, wide = (torch.empty(1, 4, 1, width, device="cuda") for width in (4, 72))
+        shared = torch.empty(1, device="cuda")
+    assert chosen(x, shared) == chosen(x, shared, 64) == chosen(wide.bfloat16(), shared) == "triton"
+    assert chosen(wide, wide) == chosen(x.half(), x) == "triton"  # decays of their own for each channel
+    assert chosen(x, shared, 65) == chosen(x.double(), shared) == "eager"
+    assert chosen(x.half(), shared) == chosen(wide, shared) == "eager"  # what an H200 had wrong
+    assert chosen(torch.zeros(1, 4, 1, 4), torch.zeros(1)) == "eager"

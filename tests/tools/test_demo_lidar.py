@@ -216,20 +216,32 @@ def test_recorded_rows_are_shown_as_mean_and_range(tmp_path):
     text = lidar_recorded_page.page_of(rows, tmp_path)
     assert "recorded, not re-run" in text
     assert "LION-Mamba and ScatterFormer, small forms, 600" in text and "2 seeds" in text
-    assert "<td>LION-Mamba</td><td>1,100,000</td><td>70.0 (60.0 - 80.0)</td><td>75.0</td>" in text
-    assert re.search(r"ScatterFormer, Car</td><td>80.0</td><td>90.0</td><td>-</td><td>4.0", text)
+    assert "<td>LION-Mamba</td><td>1,100,000</td><td>70 (60 - 80)</td><td>75</td>" in text
+    assert re.search(r"ScatterFormer, Car</td><td>80</td><td>90</td><td>-</td><td>4\N{DEGREE SIGN}<", text)
     assert "2026-01-01, a &lt;gpu&gt;, torch 2, commit abc" in text and "run it" in text
 
 
 def test_yaw_errors_are_told_as_the_share_that_is_turned_round():
     """A tenth turned round: 0.9 x 4 + 0.1 x (180 - 4) = 21.2 degrees."""
     text = lidar_recorded_page.headings("lion_retnet", [long_row("lion_retnet", 0)])
-    assert "LION-RetNet's cars, 4.0\N{DEGREE SIGN}" in text and "as if 10.0 % of those found" in text
+    assert text == (
+        "LION-RetNet reads the headings of cars (4\N{DEGREE SIGN} off modulo a half turn, 21\N{DEGREE SIGN} "
+        "modulo a whole one, as if 10 % were turned round)."
+    )
     assert lidar_recorded_page.headings("x", [long_row("x", 0, Car_yaw_error_pi=None)]) == ""
+
+
+def test_headings_that_are_guessed_are_not_called_read():
+    guessed = {"Cyclist_ap_3d": 1.0, "Cyclist_yaw_error_pi": 45.0, "Cyclist_yaw_error_2pi": 90.0}
+    text = lidar_recorded_page.headings("lion_mamba", [long_row("lion_mamba", 0, **guessed)])
+    assert "reads the headings of cars (" in text and "and does not read those of cyclists (45" in text
+    row = long_row("lion_mamba", 0, Car_yaw_error_pi=44.0, Car_yaw_error_2pi=88.0)
+    assert "LION-Mamba reads no headings: cars (44" in lidar_recorded_page.headings("lion_mamba", [row])
 
 
 def test_time_of_a_run_that_was_taken_up_again_is_not_shown():
     rows = [long_row("lion_retnet", 0) | {"resumed": True, "seconds": 1.0}, long_row("lion_retnet", 1)]
+    rows.append(long_row("lion_retnet", 2) | {"seconds": None})
     assert lidar_recorded_page.whole_row("lion_retnet", rows)[-1] == "100 s"
     assert lidar_recorded_page.whole_row("lion_retnet", rows[:1])[-1] == "-"
 

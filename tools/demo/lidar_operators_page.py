@@ -25,7 +25,7 @@ attention works in windows of {window} x {window} cells, each as long as it is f
 ground with boxes on it, sorted beforehand; the weights are random.</p>"""
 GROWTH = """<p>From {low} to {high} voxels, {ratio:.1f} times as many tokens, the time grows by {least:.1f}
 ({fastest}) to {most:.1f} ({slowest}).</p>"""
-BACKBONES = """<h3>Whole 3D backbones: recorded, not re-run</h3><p>Forward with the published widths and
+WHOLE = """<h3>Whole 3D backbones: recorded, not re-run</h3><p>Forward with the published widths and
 groups (linear and gated: RetNet's), from voxel features to the last voxels, sorting and pair lists included;
 one frame, one CPU thread, median of {rounds}.</p>"""
 MADE = """<p class="soft">{made}, by <code>{command}</code>.</p>"""
@@ -38,7 +38,7 @@ def page_of(section: dict, folder: Path) -> str:
     sizes = [f"{row['voxels']:,} voxels" for row in rows]
     lines = [
         [LABELS[name], *(duration(row["seconds"][name]) for row in rows), per_voxel(rows[-1], name)]
-        for name in rows[0]["seconds"]
+        for name in names_in(rows)
     ]
     body += page.table(("operator", *sizes, "at the largest"), lines) + growth(rows, options["group"])
     chart = page.figure(folder / "operators.png", "CPU time of one operator against the number of voxels")
@@ -78,11 +78,17 @@ def growth(rows: list[dict], group: int) -> str:
     )  # fmt: skip
 
 
+def names_in(rows: list[dict]) -> list[str]:
+    return [name for name in LABELS if name in rows[0]["seconds"]]
+
+
 def backbones(rows: list[dict]) -> str:
     if not rows:
         return ABSENT
+    from ..bench_pointcloud import BACKBONES
+
     rows = sorted(rows, key=lambda row: row["voxels"])
-    names = list(dict.fromkeys(name for row in rows for name in row["ms"]))
+    names = [name for name in BACKBONES if any(name in row["ms"] for row in rows)]
     lines = []
     for name in names:
         times = [row["ms"].get(name) for row in rows]
@@ -91,14 +97,14 @@ def backbones(rows: list[dict]) -> str:
     made = dict.fromkeys(
         f"{r['date']}, {r['device']}, torch {r['torch']}, commit {r['commit']}" for r in rows
     )
-    body = BACKBONES.format(rounds=rows[0]["rounds"]) + page.table(head, lines)
+    body = WHOLE.format(rounds=rows[0]["rounds"]) + page.table(head, lines)
     return body + MADE.format(made=escape("; ".join(made)), command=escape(rows[0]["command"]))
 
 
 def draw(folder: Path, rows: list[dict]) -> None:
     """Time against voxels, both logarithmic, with a line that grows like the voxels."""
     voxels = [row["voxels"] for row in rows]
-    names = list(rows[0]["seconds"])
+    names = names_in(rows)
     top = max(row["seconds"][name] for row in rows for name in names)
     fewest = min(rows[0]["seconds"].values())
 

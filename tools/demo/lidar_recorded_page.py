@@ -16,12 +16,12 @@ below, labels dashed.</p>"""
 BY_CLASS = """<p>By class. Yaw errors are means over the objects that were found: modulo a half turn, where
 front and back are alike, and modulo a whole turn.</p>"""
 MADE = """<p class="soft">{made}, by <code>{command}</code>.</p>"""
-YAW = """<p>What it shows: headings can be read where shapes have a front. Every drawn road user is asymmetric
-(a car has a bonnet and a cabin, a pedestrian carries a forearm forward, a cyclist's arms reach ahead); a box
-that is its own mirror image gives a network nothing to tell front from back. {found} What it does not show:
-a ranking of the three, whose sizes and costs differ, or anything about real traffic.</p>"""
-HEADING = """Of {label}'s {name}s, {pi:.1f}\N{DEGREE SIGN} is the mean error modulo a half turn and
-{whole:.1f}\N{DEGREE SIGN} modulo a whole one, as if {turned:.1f} % of those found were turned round."""
+YAW = """<p>What it shows: {found} A guess is 45&deg; off modulo a half turn and 90&deg; modulo a whole one.
+Every drawn road user has a front (a car's cabin sits behind a bonnet, a pedestrian carries a forearm forward,
+a cyclist's arms reach ahead): of a box that is its own mirror image nothing tells front from back. What it
+does not show: a ranking of the detectors, whose sizes and costs differ, or anything about real
+traffic.</p>"""
+READ = 45.0  # degrees off modulo a whole turn, half a guess's, below which headings count as read
 ABSENT = """<p class="soft">No long run on drawn scenes is recorded.</p>"""
 
 
@@ -59,7 +59,9 @@ def classes_of(rows: list[dict]) -> list[str]:
 
 def whole_row(name: str, rows: list[dict]) -> list[str]:
     figures = [span(rows, f"mean_{key}", form) for key, form in (AP_3D, AP_BEV, CENTRE)]
-    seconds = spread([row["seconds"] for row in rows if not row["resumed"]], "{:,.0f} s".format)
+    seconds = spread(
+        [row["seconds"] for row in rows if row["seconds"] and not row["resumed"]], "{:,.0f} s".format
+    )
     return [LABELS.get(name, name), f"{rows[0]['parameters']:,}", *figures, seconds]
 
 
@@ -69,12 +71,12 @@ def class_row(name: str, rows: list[dict], one: str) -> list[str]:
 
 
 AP_3D, AP_BEV, CENTRE = (
-    ("ap_3d", "{:.1f}".format),
-    ("ap_bev", "{:.1f}".format),
+    ("ap_3d", "{:.0f}".format),
+    ("ap_bev", "{:.0f}".format),
     ("centre_error", "{:.2f} m".format),
 )
-YAW_PI = ("yaw_error_pi", "{:.1f}\N{DEGREE SIGN}".format)
-YAW_2PI = ("yaw_error_2pi", "{:.1f}\N{DEGREE SIGN}".format)
+YAW_PI = ("yaw_error_pi", "{:.0f}\N{DEGREE SIGN}".format)
+YAW_2PI = ("yaw_error_2pi", "{:.0f}\N{DEGREE SIGN}".format)
 
 
 def values_of(rows: list[dict], key: str) -> list[float]:
@@ -95,14 +97,31 @@ def spread(values: list[float], form: Callable[[float], str]) -> str:
 
 
 def headings(name: str, rows: list[dict]) -> str:
-    """A sentence on the first class's yaw; a box turned round has 180 degrees less its error modulo 180."""
-    one = classes_of(rows)[0]
-    errors = [values_of(rows, f"{one}_{key}") for key in ("yaw_error_pi", "yaw_error_2pi")]
-    if not all(errors):
-        return ""
-    half, whole = (sum(values) / len(values) for values in errors)
+    """A sentence on the classes whose headings are read, and those whose are not."""
+    read, unread = [], []
+    for one in classes_of(rows):
+        errors = [values_of(rows, f"{one}_{key}") for key in ("yaw_error_pi", "yaw_error_2pi")]
+        if all(errors):
+            half, whole = (sum(values) / len(values) for values in errors)
+            (read if whole < READ else unread).append(off(one, half, whole))
+    words = [f"reads the headings of {joined(read)}"] if read else []
+    if unread:
+        words.append(
+            f"does not read those of {joined(unread)}" if read else f"reads no headings: {joined(unread)}"
+        )
+    return f"{LABELS.get(name, name)} {joined(words)}." if words else ""
+
+
+def off(one: str, half: float, whole: float) -> str:
+    """A class with its errors modulo a half and a whole turn, and the share turned round that gives both.
+
+    A box that is turned round is off by a half turn less its error modulo a half turn.
+    """
     turned = 100 * (whole - half) / (180 - 2 * half)
-    return HEADING.format(label=LABELS.get(name, name), name=one.lower(), pi=half, whole=whole, turned=turned)
+    errors = (
+        f"{half:.0f}\N{DEGREE SIGN} off modulo a half turn, {whole:.0f}\N{DEGREE SIGN} modulo a whole one"
+    )
+    return f"{one.lower()}s ({errors}, as if {turned:.0f} % were turned round)"
 
 
 def sheets(of: dict[str, list[dict]], folder: Path) -> str:

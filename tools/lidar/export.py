@@ -18,8 +18,8 @@ def export(dataset: str, frames: Any, found: Sequence[Detections], place: Path) 
 
 
 def export_kitti(frames: Any, found: Sequence[Detections], folder: Path) -> None:
-    from ...pointcloud.data.kitti_camera import make_camera
     from ...pointcloud.data.kitti_export import kitti_lines
+    from ...pointcloud.data.kitti_files import make_camera
 
     for index, each in enumerate(found):
         record = frames.record(index)

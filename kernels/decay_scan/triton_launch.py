@@ -158,6 +158,8 @@ class Call:
         args |= {"do": do, "states": states, "dstates": dstates, "dq_out": dq, "dk_out": dk}
         args |= {"dg_out": dg, "dweight_out": dweight, "dbonus_out": dbonus}
         constants = self.constants(tile, align) | self.of_pairs()
+        if channel and x.q.dtype == torch.float32:
+            constants["PRECISION"] = "ieee"  # three tf32 products leave stack here
         grid = (self.chunks.count, self.heads, parts[0])
         self.launch(gradients_kernel, grid, tile, args, constants)
         return {"q": dq, "k": dk, "g": dg, "weight": dweight, "bonus": dbonus}

@@ -65,7 +65,7 @@ TILES: dict[tuple[str, int, int], Tile] = {
     ("channel_gradients", 2, 128): Tile(64, 64, warps=8),
     ("channel_gradients", 4, 32): Tile(16, 16),
     ("channel_gradients", 4, 64): Tile(16, 16),
-    ("channel_gradients", 4, 128): Tile(16, 16, warps=2),
+    ("channel_gradients", 4, 128): Tile(16, 16),
 }
 
 # The same, for one architecture where the row above leaves stack.

@@ -78,6 +78,17 @@ def test_kernels_have_nothing_that_newer_triton_has_dropped():
         assert not names & {"pow", "make_block_ptr", "advance"}, path
 
 
+def test_models_add_up_by_nothing_whose_order_a_gpu_does_not_keep():
+    """Users of the authors' code see other results from run to run; sums here go through ``segment_sum``."""
+    atomic = {"index_add", "scatter_add", "index_put", "put", "bincount", "histc", "embedding_bag"}
+    models = ROOT / "pointcloud"
+    on_the_cpu = (models / "data", models / "metrics")  # numpy
+    for path in SOURCES:
+        if path.is_relative_to(models) and not any(path.is_relative_to(folder) for folder in on_the_cpu):
+            names = {n.attr.removesuffix("_") for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
+            assert not names & atomic, path
+
+
 @pytest.mark.parametrize("name", ["lion_retnet_small", "scatterformer_small"])
 def test_training_detection_and_evaluation_run_without_any_of_them(name, monkeypatch):
     """Without a GPU too: here is none."""

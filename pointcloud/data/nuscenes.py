@@ -28,7 +28,7 @@ from .files import read_points
 from .nuscenes_attributes import usual_attributes
 from .nuscenes_tables import read_records
 from .poses import move_boxes, move_points
-from .prepared import FOLDER, Prepared
+from .prepared import FOLDER, Prepared, RecordedFrames
 
 CLOSE = 1.0  # metres in x and in y: points of the vehicle itself
 ALL = "all"
@@ -46,7 +46,7 @@ class NuScenesFrameLabels(NuScenesLabels):
     racks: Tensor
 
 
-class NuScenesFrames:
+class NuScenesFrames(RecordedFrames):
     """The key frames of a split's scenes; constructing it reads tables, no points.
 
     Args:
@@ -94,28 +94,7 @@ class NuScenesFrames:
             split=f"{version}_{split}_{sweeps}",
             settings=settings,
         )
-        stored = self.prepared.read()
-        self._is_prepared = stored is not None
-        self._records = read_records(tables, scenes, sweeps) if stored is None else stored
-
-    @property
-    def paste_file(self) -> Path | None:
-        """The prepared objects, None if there are none."""
-        file = self.prepared.paste_file
-        return file if self._is_prepared and file.is_file() else None
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def record(self, index: int) -> dict[str, Any]:
-        """The facts of a frame as plain values, without its points."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must be in 0 .. {len(self) - 1}, got {index}")
-        return self._records[index]
-
-    def prepared_record(self, index: int, frame: Frame) -> dict[str, Any]:
-        """The facts to be stored: ``record``, which lacks nothing that the frame has."""
-        return self.record(index)
+        self.take_records(lambda: read_records(tables, scenes, sweeps))
 
     def labelled_classes(self, index: int) -> set[int]:
         """Indices of the classes that are labelled in a frame."""

@@ -7,10 +7,12 @@ files. They are not compared with those files: after a change of labels, prepare
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ..records import Frame
 
 FOLDER = "linzoo"
 FORMAT = 1
@@ -74,3 +76,34 @@ class Prepared:
             raise ValueError(
                 f"{self.facts_file}: is damaged ({error}); delete it and prepare the data set again"
             ) from error
+
+
+class RecordedFrames:
+    """Data sets whose index holds all the facts of every frame. ``prepared`` is set by who inherits."""
+
+    prepared: Prepared
+
+    def take_records(self, read: Callable[[], list[dict[str, Any]]]) -> None:
+        """The prepared facts, else those that ``read`` finds in the data set's own files."""
+        stored = self.prepared.read()
+        self._is_prepared = stored is not None
+        self._records = read() if stored is None else stored
+
+    @property
+    def paste_file(self) -> Path | None:
+        """The prepared objects, None if there are none."""
+        file = self.prepared.paste_file
+        return file if self._is_prepared and file.is_file() else None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, index: int) -> dict[str, Any]:
+        """The facts of a frame as plain values, without its points."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must be in 0 .. {len(self) - 1}, got {index}")
+        return self._records[index]
+
+    def prepared_record(self, index: int, frame: Frame) -> dict[str, Any]:
+        """The facts to be stored: ``record``, which lacks nothing that the frame has."""
+        return self.record(index)

@@ -25,7 +25,7 @@ from ..metrics import CountedLabels, unofficial_waymo_ap
 from ..records import Detections, Frame, Labels
 from .files import read_points
 from .plain_pickle import read_plain_pickle
-from .prepared import FOLDER, Prepared
+from .prepared import FOLDER, Prepared, RecordedFrames
 
 WAYMO_CLASSES = ("Vehicle", "Pedestrian", "Cyclist")
 OVERLAPS = {"Vehicle": 0.7, "Pedestrian": 0.5, "Cyclist": 0.5}
@@ -33,7 +33,7 @@ OUTSIDE_ZONES = -1.0
 ALL = "all"
 
 
-class WaymoFrames:
+class WaymoFrames(RecordedFrames):
     """The frames of a split's sequences; constructing it reads the sequences' dictionaries, no points.
 
     Args:
@@ -59,30 +59,7 @@ class WaymoFrames:
         sequences = split_sequences(folder, self.folder, split)
         settings = {"dataset": "waymo", "split": split, "sequences": sequences}
         self.prepared = Prepared(folder=Path(prepared or folder / FOLDER), split=split, settings=settings)
-        stored = self.prepared.read()
-        self._is_prepared = stored is not None
-        if stored is None:
-            stored = [record for name in sequences for record in read_sequence(self.folder / name)]
-        self._records = stored
-
-    @property
-    def paste_file(self) -> Path | None:
-        """The prepared objects, None if there are none."""
-        file = self.prepared.paste_file
-        return file if self._is_prepared and file.is_file() else None
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def record(self, index: int) -> dict[str, Any]:
-        """The facts of a frame as plain values, without its points."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must be in 0 .. {len(self) - 1}, got {index}")
-        return self._records[index]
-
-    def prepared_record(self, index: int, frame: Frame) -> dict[str, Any]:
-        """The facts to be stored: ``record``, which lacks nothing that the frame has."""
-        return self.record(index)
+        self.take_records(lambda: [r for name in sequences for r in read_sequence(self.folder / name)])
 
     def labelled_classes(self, index: int) -> set[int]:
         """Indices of the classes that are labelled in a frame."""

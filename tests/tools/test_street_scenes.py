@@ -227,5 +227,7 @@ def test_the_committed_rows_have_every_detector_with_every_seed_alike_and_a_pict
     }
     for key in ("updates", "frames_an_update", "test_scenes", "command"):
         assert len({row[key] for row in rows}) == 1
+    for row in rows:
+        assert {"commit", "date", "on", "torch", "seconds", "resumed", "parameters"} <= row.keys()
     for name in detectors.RECIPES:
         assert (record.RESULTS / record.PICTURE.format(name)).exists()

@@ -97,18 +97,20 @@ def spread(values: list[float], form: Callable[[float], str]) -> str:
 
 
 def headings(name: str, rows: list[dict]) -> str:
-    """A sentence on the classes whose headings are read, and those whose are not."""
+    """A sentence on the classes whose headings are read, and those whose hardly are."""
     read, unread = [], []
     for one in classes_of(rows):
         errors = [values_of(rows, f"{one}_{key}") for key in ("yaw_error_pi", "yaw_error_2pi")]
         if all(errors):
             half, whole = (sum(values) / len(values) for values in errors)
-            (read if whole < READ else unread).append(off(one, half, whole))
+            if whole < READ:
+                read.append(off(one, half, whole))
+            else:
+                unread.append(f"{one.lower()}s ({whole:.0f}\N{DEGREE SIGN})")
     words = [f"reads the headings of {joined(read)}"] if read else []
     if unread:
-        words.append(
-            f"does not read those of {joined(unread)}" if read else f"reads no headings: {joined(unread)}"
-        )
+        whose = "those" if read else "the headings"
+        words.append(f"hardly reads {whose} of {joined(unread)}")
     return f"{LABELS.get(name, name)} {joined(words)}." if words else ""
 
 

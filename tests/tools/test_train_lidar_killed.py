@@ -11,11 +11,11 @@ from .lidar_runs import differing, last, small_main, words
 pytest.importorskip("accelerate")
 
 LINE = words(
-    "train --detector lion_retnet_tiny --backbone-kwargs drop_path=0.2 --dataset synthetic --scenes 5 -b 1 "
+    "train --detector lion_retnet_tiny --backbone-kwargs drop_path=0.2 --dataset synthetic --scenes 4 -b 1 "
     "--flip x y --rotate 45 --scale 0.95 1.05 --translate 0.2 --paste Car=3 --epochs 3 --no-paste-epochs 1 "
     "--log-interval 1 --save-interval 3 --no-validation --device cpu"
 )
-UPDATES = 15
+UPDATES = 12
 
 
 PRELOAD = [

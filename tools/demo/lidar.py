@@ -25,6 +25,7 @@ def settings(quick: bool) -> dict:
         "updates": 2 if quick else 40,
         "batch": 1 if quick else 2,
         "lr": 1e-3,
+        "rise": 0.4 if quick else 0.05,  # share of the updates in which the rate rises
         "save_every": 1 if quick else 5,
         "seed": 0,
         "scene_seed": 1,  # another world than the start's

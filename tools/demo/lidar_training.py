@@ -100,7 +100,8 @@ def flags_of(options: dict) -> dict[str, Any]:
         data = {"dataset": "kitti", "data_dir": options["kitti"]}
         return flags | data | {"epochs": options["updates"], "div_factor": 1}
     scenes = options["updates"] * options["batch"]
-    return flags | {"scenes": scenes, "epochs": 1, "scene_seed": options["scene_seed"]}
+    cycle = {"epochs": 1, "pct_start": options["rise"]}
+    return flags | cycle | {"scenes": scenes, "scene_seed": options["scene_seed"]}
 
 
 def unseen_frames(options: dict) -> Any:

@@ -1,4 +1,4 @@
-"""kernels <- {vision, diffusion, pointcloud} <- tools, checked on the syntax tree: no import may point the other way."""
+"""kernels <- {vision, diffusion, pointcloud} <- tools, checked on the syntax tree: no import points back."""
 
 import ast
 from pathlib import Path

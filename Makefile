@@ -30,7 +30,7 @@ demo-full: $(STAMP)
 	$(BIN)/linzoo bench diffusion --save
 	$(BIN)/linzoo bench diffusion sd15:linfusion:4096 --measures feed_forward --save
 	$(BIN)/python -m linzoo.tools.street_scenes full
-	$(BIN)/linzoo bench pointcloud --save
+	$(BIN)/linzoo bench pointcloud --what backbones --save
 	$(BIN)/linzoo demo
 
 test: $(STAMP)

@@ -121,13 +121,50 @@ def digits_table() -> list[str]:
     return lines
 
 
+STREET = {
+    "lion_retnet": "LION-RetNet, 32 channels",
+    "lion_mamba": "LION-Mamba, 32 channels",
+    "scatterformer": "ScatterFormer, 32 channels",
+}
+
+
+def street_table() -> str:
+    """The rows of ``python -m linzoo.tools.street_scenes full``: mean over seeds, lowest to highest."""
+    rows = rows_of("street-scenes.jsonl")
+    lines = ["| detector | class | 3D AP | BEV AP | centre, m | yaw mod pi | yaw mod 2 pi |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for name, words in STREET.items():
+        own = [row["metrics"] for row in rows if row["detector"] == name]
+        for kind in ("Car", "Pedestrian", "Cyclist"):
+            cells = [
+                spread_of([each[f"{kind}_{figure}"] for each in own], digits, unit)
+                for figure, digits, unit in (
+                    ("ap_3d", 0, ""), ("ap_bev", 0, ""), ("centre_error", 2, ""), ("yaw_error_pi", 0, "°"),
+                    ("yaw_error_2pi", 0, "°"),
+                )
+            ]  # fmt: skip
+            lines.append(f"| {words} | {kind} | {' | '.join(cells)} |")
+            words = ""
+    return "\n".join(lines)
+
+
+def spread_of(values: list[float], digits: int, unit: str) -> str:
+    mean = sum(values) / len(values)
+    return f"{mean:.{digits}f}{unit} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
 def diffusion_tables() -> str:
     return "\n".join([*steps_table(), "", *digits_table()])
 
 
 @pytest.mark.parametrize(
     ("mark", "make"),
-    [("zoo", zoo_table), ("measured", measured_tables), ("measured diffusion", diffusion_tables)],
+    [
+        ("zoo", zoo_table),
+        ("measured", measured_tables),
+        ("measured diffusion", diffusion_tables),
+        ("measured lidar", street_table),
+    ],
 )
 def test_the_tables_are_those_of_the_registry_and_of_the_recorded_rows(mark, make):
     printed = README.read_text().split(f"<!-- {mark} -->\n")[1].split(f"<!-- /{mark} -->")[0].strip()

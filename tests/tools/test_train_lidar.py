@@ -226,6 +226,18 @@ def test_rate_and_momentum_follow_one_cycle(pct, div):
     assert (seen[1], seen[1::2][top], seen[-1]) == pytest.approx((0.95, 0.85, 0.95))
 
 
+@pytest.mark.parametrize(("pct", "updates"), [(0.5, 2), (0.25, 4), (0.4, 1), (0.9, 2)])
+def test_a_cycle_of_few_updates_has_finite_rates(pct, updates):
+    args = train_lidar.parse(["--lr", "0.003", "--pct-start", str(pct)])
+    optimizer = optim.make_optimizer(args, [torch.nn.Parameter(torch.ones(1))])
+    schedule = optim.make_schedule(args, optimizer, updates)
+    for update in range(updates):
+        assert 0 < optimizer.param_groups[0]["lr"] <= 0.003
+        optimizer.step()
+        if update < updates - 1:
+            schedule.step()
+
+
 def test_each_update_is_made_and_logged_at_its_own_rate(tmp_path):
     line = [*SMALL, *words("--epochs 5 --scenes 1 --lr 0.01 --pct-start 0.4 --div-factor 10")]
     run = start(tmp_path, *line)

@@ -21,11 +21,14 @@ def make_schedule(
     args: argparse.Namespace, optimizer: torch.optim.Optimizer, updates: int
 ) -> torch.optim.lr_scheduler.OneCycleLR:
     """Learning rate and momentum over ``updates`` updates, a step an update; cosine both ways."""
+    rising = args.pct_start
+    if rising * updates == 1:  # torch would divide by the length of this rise, 0
+        rising *= 1 + 1e-9
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=args.lr,
         total_steps=updates,
-        pct_start=args.pct_start,
+        pct_start=rising,
         div_factor=args.div_factor,
         final_div_factor=FINAL,
         base_momentum=0.85,

@@ -1,5 +1,6 @@
 """``linzoo train-detection``: what it trains, says, and refuses before anything is written."""
 
+import os
 import subprocess
 import sys
 
@@ -43,6 +44,7 @@ def test_it_trains_says_little_and_goes_on_from_the_latest_checkpoint(data, tmp_
     # mmengine logs a line a parameter for this
     options = ["--cfg-options", "optim_wrapper.paramwise_cfg.custom_keys.norm.decay_mult=0.0"]
     assert main(["train-detection", str(path), "--work-dir", str(work), *options]) == 0
+    assert "LOCAL_RANK" not in os.environ  # a later run by accelerate would take it for a launcher's
     printed = capsys.readouterr().out
     assert f"training trained, logs and checkpoints in {work}" in printed
     assert "loss:" in printed and "bbox_mAP" in printed

@@ -67,7 +67,6 @@ def set_launch(cfg: Config, args: argparse.Namespace, note=print) -> None:
 
     started = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_LOCAL_RANK"}
     cfg.launcher = args.launcher
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     if args.launcher != "none":
         if not torch.cuda.is_available():
             raise ValueError(
@@ -80,6 +79,8 @@ def set_launch(cfg: Config, args: argparse.Namespace, note=print) -> None:
                 f"--launcher {args.launcher}: {variable} is not set; start several processes, as by "
                 f"`torchrun --nproc-per-node=8 -m linzoo ... --launcher pytorch`"
             )
+        # alone it would make a later run in this process, by accelerate, look for other processes
+        os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     wrapper = cfg.get("optim_wrapper") or {}
     if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
         wrapper["type"] = "OptimWrapper"

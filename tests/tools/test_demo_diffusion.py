@@ -64,7 +64,7 @@ def test_every_picture_is_on_the_page_once(made):
     page = diffusion.html(section, folder)
     shown = len(re.findall(r"<(?:img|source) ", page))
     assert shown == len(list(folder.glob("*.png"))) > len(SETTINGS["students"])
-    assert "http" not in page
+    assert "://" not in page
 
 
 def test_the_page_says_what_was_recorded_and_what_is_not_shown(made):

@@ -25,6 +25,12 @@ ALLOWED = (
 )
 
 
+def not_yet_allowed() -> list[Any]:
+    """``ALLOWED`` less what is registered: torch's context takes away at its end all that it was given."""
+    registered = torch.serialization.get_safe_globals()
+    return [entry for entry in ALLOWED if entry not in registered]
+
+
 def official_checkpoint(path: str | Path) -> Mapping[str, Any]:
     """The content of a checkpoint: tensors, numbers, strings, numpy arrays and plain containers of them.
 
@@ -32,7 +38,7 @@ def official_checkpoint(path: str | Path) -> Mapping[str, Any]:
         no dict.
     """
     try:
-        with torch.serialization.safe_globals(list(ALLOWED)):
+        with torch.serialization.safe_globals(not_yet_allowed()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

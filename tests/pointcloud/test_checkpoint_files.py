@@ -41,3 +41,16 @@ def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "half.pth").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(ValueError, match=r"half\.pth cannot be read"):
         official_checkpoint(tmp_path / "half.pth")
+
+
+def test_what_others_have_allowed_stays_allowed(tmp_path):
+    torch.save({"best": np.float64(0.5)}, tmp_path / "old.pth")
+    before = torch.serialization.get_safe_globals()
+    try:
+        torch.serialization.add_safe_globals([np.dtype, (np.ndarray, "numpy.ndarray")])
+        registered = torch.serialization.get_safe_globals()
+        official_checkpoint(tmp_path / "old.pth")
+        assert set(torch.serialization.get_safe_globals()) == set(registered)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ LINE = words(
     "--log-interval 1 --save-interval 3 --no-validation --device cpu"
 )
 UPDATES = 12
+ROOT = Path(__file__).parents[2]
 
 
 PRELOAD = [
@@ -33,6 +35,7 @@ def start(context, folder):
 @pytest.mark.slow
 def test_a_run_killed_twice_makes_the_same_losses_and_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.syspath_prepend(ROOT)  # the processes look the tests up by name
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -132,8 +132,9 @@ def run_norms(rank, world, file):
 
 
 @pytest.mark.slow
-def test_joined_batch_norms_equal_one_over_all_rows(tmp_path):
+def test_joined_batch_norms_equal_one_over_all_rows(tmp_path, monkeypatch):
     file = tmp_path / "store"
+    monkeypatch.syspath_prepend(ROOT)  # the processes look the tests up by name
     torch.multiprocessing.spawn(run_norms, (2, str(file)), nprocs=2)
     both = [torch.load(f"{file}.{rank}") for rank in range(2)]
     for name, (kind, shapes) in CASES.items():

@@ -4,9 +4,7 @@ from torch import Tensor
 
 from .. import checks
 from ..autocast import as_autocast, exactly
-from ..dispatch import Backend, choose
-from ..errors import BackendError
-from ..transforms import derivatives_are_transformed
+from ..transforms import choose_with_backward
 from .arguments import (
     OP,
     backends_for,
@@ -84,7 +82,7 @@ def decay_scan(
     )
     checks.check_cu_seqlens(OP, cu_seqlens, "q", q)
     check_initial(q, v, normalizer, initial, cu_seqlens)
-    chosen = _choose(backend, q, backends_for(q, v, log_decay, symmetric_block))
+    chosen = choose_with_backward(OP, backends_for(q, v, log_decay, symmetric_block), backend, q)
     words = (symmetric_block, bonus, exclusive, normalizer, input_gate, float(scale), reverse, initial)
     if chosen == "reference":
         with exactly(q):
@@ -96,13 +94,3 @@ def decay_scan(
     return decay_scan_op(
         *tensors, symmetric_block or 0, exclusive, False, float(scale), reverse, chunk, chosen
     )
-
-
-def _choose(backend: str, x: Tensor, candidates: tuple[Backend, ...]) -> str:
-    chosen = choose(OP, candidates, backend, x)
-    if chosen != "reference" and derivatives_are_transformed():
-        raise BackendError(
-            f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
-            f"derivatives, got {backend!r}"
-        )
-    return chosen

@@ -4,9 +4,8 @@ from torch import Tensor
 
 from .. import checks
 from ..autocast import as_autocast, exactly
-from ..dispatch import Backend, choose
-from ..errors import BackendError
-from ..transforms import derivatives_are_transformed
+from ..dispatch import Backend
+from ..transforms import choose_with_backward
 from ..triton_available import why_not
 from .arguments import OP, check_extra, check_geometry, check_scale, check_tokens
 from .merge import merge_attn
@@ -86,22 +85,12 @@ def local_attn(
             checks.check_like(OP, name, x, "q", q)
     geometry = check_geometry(q, k, grid, radius, window, n_global, global_first, q_rows)
     scale = check_scale(scale, q.shape[-1])
-    chosen = _choose(backend, q if q.shape[-1] >= v.shape[-1] else v)
+    chosen = choose_with_backward(OP, BACKENDS, backend, q if q.shape[-1] >= v.shape[-1] else v)
     if chosen == "reference":
         with exactly(q):
             return local_attn_reference(q, k, v, extra_k, extra_v, geometry, scale)
     tensors = (_unit_stride(x) for x in (q, k, v, extra_k, extra_v))
     return local_attn_op(*tensors, list(geometry), scale, chosen)
-
-
-def _choose(backend: str, x: Tensor) -> str:
-    chosen = choose(OP, BACKENDS, backend, x)
-    if chosen != "reference" and derivatives_are_transformed():
-        raise BackendError(
-            f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
-            f"derivatives, got {backend!r}"
-        )
-    return chosen
 
 
 def _unit_stride(x: Tensor | None) -> Tensor | None:

@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from .. import checks
-from ..dispatch import BACKENDS, choose
-from ..errors import BackendError
-from ..transforms import derivatives_are_transformed
+from ..dispatch import BACKENDS
+from ..transforms import choose_with_backward
 from .arguments import check_index, check_rows, check_values
 from .ops import segment_gather_op, segment_sum_op
 from .reference import segment_gather_reference, segment_sum_reference
@@ -34,7 +33,7 @@ def segment_sum(x: Tensor, index: Tensor, segments: int, *, backend: str = "auto
     checks.check_integer(op, "segments", segments, least=0)
     if checks.values_are_visible(index):
         check_values(op, index, segments)
-    chosen = _choose(op, backend, x)
+    chosen = choose_with_backward(op, BACKENDS, backend, x)
     if chosen == "reference":
         return segment_sum_reference(x, index, segments)
     return segment_sum_op(x, index, segments, chosen)
@@ -56,17 +55,7 @@ def segment_gather(x: Tensor, index: Tensor, *, backend: str = "auto") -> Tensor
     check_index(op, index, x, None)
     if checks.values_are_visible(index):
         check_values(op, index, x.shape[0])
-    chosen = _choose(op, backend, x)
+    chosen = choose_with_backward(op, BACKENDS, backend, x)
     if chosen == "reference":
         return segment_gather_reference(x, index)
     return segment_gather_op(x, index, chosen)
-
-
-def _choose(op: str, backend: str, x: Tensor) -> str:
-    chosen = choose(op, BACKENDS, backend, x)
-    if chosen != "reference" and derivatives_are_transformed():
-        raise BackendError(
-            f"{op}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
-            f"derivatives, got {backend!r}"
-        )
-    return chosen

@@ -4,9 +4,8 @@ import torch
 from torch import Tensor
 
 from ..autocast import as_autocast, exactly
-from ..dispatch import Backend, choose
-from ..errors import BackendError
-from ..transforms import derivatives_are_transformed
+from ..dispatch import Backend
+from ..transforms import choose_with_backward
 from ..triton_available import why_not
 from .arguments import OP, check_options, check_shapes, check_tensors
 from .ops import selective_scan_op
@@ -73,7 +72,7 @@ def selective_scan(
     u, B, C = as_autocast(u), as_autocast(B), as_autocast(C)
     check_shapes(u, delta, A, B, C, D)
     check_options(u, A.shape[1], initial, reverse, cu_seqlens)
-    chosen = _choose(backend, B)
+    chosen = choose_with_backward(OP, BACKENDS, backend, B)
     if chosen == "reference":
         with exactly(u):
             return selective_scan_reference(u, delta, A, B, C, D, initial, reverse, cu_seqlens)
@@ -89,13 +88,3 @@ def _keeps(tensors: tuple[Tensor | None, ...]) -> bool:
     """
     asked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return asked and not torch.compiler.is_exporting()
-
-
-def _choose(backend: str, x: Tensor) -> str:
-    chosen = choose(OP, BACKENDS, backend, x)
-    if chosen != "reference" and derivatives_are_transformed():
-        raise BackendError(
-            f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
-            f"derivatives, got {backend!r}"
-        )
-    return chosen

@@ -6,9 +6,8 @@ from torch import Tensor
 from .. import checks
 from ..autocast import as_autocast, exactly
 from ..dispatch import BACKENDS as OWN
-from ..dispatch import Backend, choose
-from ..errors import BackendError
-from ..transforms import derivatives_are_transformed
+from ..dispatch import Backend
+from ..transforms import choose_with_backward
 from .arguments import check_features, check_rows, check_weight
 from .ops import depthwise_op, sparse_conv_op
 from .pairs import ConvPairs
@@ -53,7 +52,7 @@ def sparse_conv(
     if bias is not None:
         checks.check_shape(op, "bias", bias, "(Cout,)", (out,))
         checks.check_like(op, "bias", bias, "x", x)
-    chosen = _choose(op, BACKENDS, backend, x)
+    chosen = choose_with_backward(op, BACKENDS, backend, x)
     if chosen in ("reference", "spconv"):
         with exactly(x):
             run = sparse_conv_reference if chosen == "reference" else spconv_conv
@@ -79,7 +78,7 @@ def depthwise_sparse_conv(x: Tensor, weight: Tensor, pairs: ConvPairs, *, backen
     x, weight = (as_autocast(t) if isinstance(t, Tensor) else t for t in (x, weight))
     check_rows(op, x, pairs.n_in, pairs.inputs)
     check_weight(op, weight, "[kz, ky, kx, C]", (*pairs.kernel_size, x.shape[1]), x)
-    chosen = _choose(op, OWN, backend, x)
+    chosen = choose_with_backward(op, OWN, backend, x)
     if chosen == "reference":
         with exactly(x):
             return depthwise_sparse_conv_reference(x, weight, pairs)
@@ -99,13 +98,3 @@ def _lists(pairs: ConvPairs, chosen: str, x: Tensor, weight: Tensor) -> tuple[Te
     wanted = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     tables = (pairs.table(), pairs.transposed_table() if wanted else None)
     return pairs.inputs, pairs.outputs, pairs.device_offsets(), *tables
-
-
-def _choose(op: str, backends: tuple[Backend, ...], backend: str, x: Tensor) -> str:
-    chosen = choose(op, backends, backend, x)
-    if chosen != "reference" and derivatives_are_transformed():
-        raise BackendError(
-            f"{op}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
-            f"derivatives, got {backend!r}"
-        )
-    return chosen

@@ -4,9 +4,7 @@ from torch import Tensor
 
 from ..autocast import as_autocast, exactly
 from ..checks import accumulation_dtype, check_cu_seqlens
-from ..dispatch import choose
-from ..errors import BackendError
-from ..transforms import derivatives_are_transformed
+from ..transforms import choose_with_backward
 from .arguments import BACKENDS, OP, check_options, check_parameters, check_tensors
 from .ops import ttt_scan_op
 from .reference import ttt_scan_reference
@@ -63,7 +61,7 @@ def ttt_scan(
     check_cu_seqlens(OP, cu_seqlens, "q", q)
     rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     check_parameters(q, rows, size, rate, position_rate, W0, b0, gamma, beta)
-    chosen = _choose(backend, q)
+    chosen = choose_with_backward(OP, BACKENDS, backend, q)
     acc = accumulation_dtype(q.dtype)
     W0, b0 = (x.expand(rows, *x.shape[-dims:]) for x, dims in ((W0, 3), (b0, 2)))
     if chosen == "reference":
@@ -73,13 +71,3 @@ def ttt_scan(
     parameters = (x.to(acc) for x in (rate, position_rate, W0, b0, gamma, beta))
     o, W, b = ttt_scan_op(q, k, v, *parameters, cu_seqlens, size, float(eps))
     return o, (W, b)
-
-
-def _choose(backend: str, x: Tensor) -> str:
-    chosen = choose(OP, BACKENDS, backend, x)
-    if chosen != "reference" and derivatives_are_transformed():
-        raise BackendError(
-            f"{OP}: backend must be 'reference' under torch.func.grad, vjp, jvp and forward-mode "
-            f"derivatives, got {backend!r}"
-        )
-    return chosen

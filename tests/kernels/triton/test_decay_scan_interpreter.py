@@ -122,11 +122,11 @@ def test_auto_takes_the_kernels_on_a_gpu_and_plain_torch_where_they_do_not_fit()
     import torch
     from torch._subclasses import FakeTensorMode
 
-    from linzoo.kernels.decay_scan import _choose
-    from linzoo.kernels.decay_scan.arguments import backends_for
+    from linzoo.kernels.decay_scan.arguments import OP, backends_for
+    from linzoo.kernels.transforms import choose_with_backward
 
     def chosen(x, log_decay, block=None):
-        return _choose("auto", x, backends_for(x, x, log_decay, block))
+        return choose_with_backward(OP, backends_for(x, x, log_decay, block), "auto", x)
 
     with FakeTensorMode():
         x, wide = (torch.empty(1, 4, 1, width, device="cuda") for width in (4, 72))

@@ -44,12 +44,6 @@ def windows_along(shape: Cells, window: Cells, *, shifted: bool = False) -> Cell
     return z, y, x
 
 
-def window_count(shape: Cells, batch_size: int, window: Cells, *, shifted: bool = False) -> int:
-    """Windows of all grids of a batch, empty ones too: ids of ``window_ids`` lie below it."""
-    z, y, x = windows_along(shape, window, shifted=shifted)
-    return batch_size * z * y * x
-
-
 def window_ids(coords: Tensor, shape: Cells, window: Cells, *, shifted: bool = False) -> Tensor:
     """The window of each voxel, (M,) int64, counted in the order (b, z, y, x) of windows.
 

@@ -9,6 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from .runs import settings
+
+DOMAIN = "diffusion"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .distillation.arguments import add_groups
@@ -22,38 +26,19 @@ def defaults_from(argv: Sequence[str], parser: argparse.ArgumentParser) -> dict:
     Args:
         argv: the command line, the command's own name included.
     """
-    words = list(argv)
-    words.remove("distill")
-    return recipe_defaults(words, parser)
-
-
-def recipe_defaults(words: Sequence[str], parser: argparse.ArgumentParser) -> dict:
-    from .recipe import read_recipe
-
-    config = parser.parse_known_args(words)[0].config
-    return {} if config is None else read_recipe(config, parser, "diffusion")
+    return settings.defaults_from(argv, parser, "distill", DOMAIN)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The words behind ``linzoo distill`` as its arguments, recipe included: for use from Python."""
-    parser = argparse.ArgumentParser(prog="linzoo distill")
-    add_arguments(parser)
-    parser.set_defaults(**recipe_defaults(words, parser))
-    return parser.parse_args(words)
+    return settings.parse(words, "distill", add_arguments, DOMAIN)
 
 
 def run(args: argparse.Namespace) -> int:
     from .distillation.session import distill
-    from .training.loop import Diverged
+    from .runs.ending import exit_status
 
-    try:
-        finished = distill(args)
-    except Diverged as error:
-        print(f"linzoo distill: {error}", file=sys.stderr)
-        return 1
-    if finished.primary:
-        print(f"linzoo distill: {finished.folder}")
-    return 0
+    return exit_status("distill", distill, args)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator, Sequence
+
+from .runs import settings
 
 DOMAIN = "pointcloud"
 
@@ -25,24 +26,12 @@ def defaults_from(argv: Sequence[str], parser: argparse.ArgumentParser) -> dict:
     Args:
         argv: the command line, the command's own name included.
     """
-    words = list(argv)
-    words.remove("train")
-    return recipe_defaults(words, parser)
-
-
-def recipe_defaults(words: Sequence[str], parser: argparse.ArgumentParser) -> dict:
-    from .recipe import read_recipe
-
-    config = parser.parse_known_args(words)[0].config
-    return {} if config is None else read_recipe(config, parser, DOMAIN)
+    return settings.defaults_from(argv, parser, "train", DOMAIN)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """The words behind ``linzoo train`` as arguments, recipe included: for use from Python."""
-    parser = argparse.ArgumentParser(prog="linzoo train")
-    add_arguments(parser)
-    parser.set_defaults(**recipe_defaults(words, parser))
-    return parser.parse_args(words)
+    return settings.parse(words, "train", add_arguments, DOMAIN)
 
 
 def is_meant(words: Sequence[str]) -> bool:
@@ -89,13 +78,6 @@ def names_detector(word: str) -> bool:
 
 def run(args: argparse.Namespace) -> int:
     from .lidar.session import train_detector
-    from .training.loop import Diverged
+    from .runs.ending import exit_status
 
-    try:
-        finished = train_detector(args)
-    except Diverged as error:
-        print(f"linzoo train: {error}", file=sys.stderr)
-        return 1
-    if finished.primary:
-        print(f"linzoo train: {finished.folder}")
-    return 0
+    return exit_status("train", train_detector, args)

@@ -32,15 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def defaults_from(argv: Sequence[str], parser: argparse.ArgumentParser) -> dict:
     """What the recipe in ``argv`` says about the model and the data; empty without one."""
     from . import train_lidar
+    from .runs.settings import own_words, recipe_defaults
 
-    words = list(argv)
-    words.remove("validate")
-    config = parser.parse_known_args(words)[0].config
+    config = parser.parse_known_args(own_words(argv, "validate"))[0].config
     if config is None:
         return {}
     training = argparse.ArgumentParser()
     train_lidar.add_arguments(training)
-    settings = train_lidar.recipe_defaults([str(config)], training)
+    settings = recipe_defaults([str(config)], training, train_lidar.DOMAIN)
     known = {action.dest for action in parser._actions}
     return {name: value for name, value in settings.items() if name in known - {"batch_size", "device"}}
 

@@ -1,1 +1,1 @@
-"""What runs counted in optimizer updates share: the items of an update, the folder, the log, accelerate."""
+"""What runs counted in optimizer updates share: settings, items of an update, folder, log, accelerate."""

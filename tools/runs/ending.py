@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
@@ -11,6 +13,18 @@ from torch import Tensor
 
 from ..training.loop import Diverged
 from .folder import last_good
+
+
+def exit_status(command: str, train: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> int:
+    """The status of ``linzoo <command>``: 0 and the run's folder on stdout; 1 where it diverged."""
+    try:
+        run = train(args)
+    except Diverged as error:
+        print(f"linzoo {command}: {error}", file=sys.stderr)
+        return 1
+    if run.primary:
+        print(f"linzoo {command}: {run.folder}")
+    return 0
 
 
 def finish(run: Any, train: Callable[[Any], None]) -> None:

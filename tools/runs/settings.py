@@ -1,0 +1,43 @@
+"""Where the settings of a run come from: flags, and the recipe that the command line names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+def parse(
+    words: Sequence[str], command: str, add_arguments: Callable[[argparse.ArgumentParser], None], domain: str
+) -> argparse.Namespace:
+    """The words behind ``linzoo <command>`` as its arguments, recipe included.
+
+    Args:
+        domain: the folder of the command's packaged recipes.
+    """
+    parser = argparse.ArgumentParser(prog=f"linzoo {command}")
+    add_arguments(parser)
+    parser.set_defaults(**recipe_defaults(words, parser, domain))
+    return parser.parse_args(words)
+
+
+def defaults_from(
+    argv: Sequence[str], parser: argparse.ArgumentParser, command: str, domain: str
+) -> dict[str, Any]:
+    """``recipe_defaults`` of a command line that has the command's own name too."""
+    return recipe_defaults(own_words(argv, command), parser, domain)
+
+
+def recipe_defaults(words: Sequence[str], parser: argparse.ArgumentParser, domain: str) -> dict[str, Any]:
+    """What the recipe in ``words`` says, as values by argument name; empty without one."""
+    from ..recipe import read_recipe
+
+    config = parser.parse_known_args(words)[0].config
+    return {} if config is None else read_recipe(config, parser, domain)
+
+
+def own_words(argv: Sequence[str], command: str) -> list[str]:
+    """The command line without the command's name, which a parser of its own would take for a recipe."""
+    words = list(argv)
+    words.remove(command)
+    return words

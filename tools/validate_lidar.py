@@ -11,10 +11,9 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from .lidar.arguments import add_detector, add_frames
+    from .runs.arguments import add_recipe
 
-    text = "a recipe: a packaged name or a .toml file"
-    parser.add_argument("config", nargs="?", default=argparse.SUPPRESS, metavar="RECIPE", help=text)
-    parser.add_argument("-c", "--config", metavar="RECIPE", help="the same")
+    add_recipe(parser)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights: ours, or an official .pth")
     add_detector(parser.add_argument_group("model"))
     add_frames(parser.add_argument_group("data"))

@@ -2,7 +2,9 @@
 
 import argparse
 
-from ..training.argument_kinds import Group, KeyValues, switch
+from ..runs import arguments as runs
+from ..runs.arguments import add_all, key_values
+from ..training.argument_kinds import Group, switch
 
 OBJECTIVES = ("linfusion", "clear", "lit")
 METHODS = (*OBJECTIVES, "none")
@@ -12,10 +14,6 @@ DTYPES = ("float32", "bfloat16", "float16")
 SCHEDULES = (
     "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial",
 )  # fmt: skip
-
-
-def key_values(group: Group, name: str, text: str) -> None:
-    group.add_argument(f"--{name}", nargs="*", default={}, action=KeyValues, metavar="K=V", help=text)
 
 
 def add_models(group: Group) -> None:
@@ -76,25 +74,17 @@ def add_optimizer(group: Group) -> None:
 
 
 def add_device(group: Group) -> None:
-    add = group.add_argument
-    add("--device", default="auto", choices=("auto", "cpu"), help="auto: an accelerator where there is one")
-    add("--mixed-precision", default="no", choices=("no", "fp16", "bf16"), help="default no")
+    runs.add_device(group)
     switch(group, "grad-checkpointing", "recompute activations in the backward pass")
 
 
 def add_run(group: Group) -> None:
+    runs.add_run(group, output="runs/distill", save_interval=1000)
     add = group.add_argument
-    add("--seed", type=int, default=42, metavar="N", help="default 42")
-    add("--output", default="runs/distill", metavar="DIR", help="folder of the runs (runs/distill)")
-    add("--experiment", default="", metavar="NAME", help="this run's folder in it (default: time, recipe)")
-    add("--resume", default="", metavar="RUN", help="go on: a run's folder, or 'auto'")
-    add("--log-interval", type=int, default=10, metavar="N", help="updates between log lines (10)")
-    add("--save-interval", type=int, default=1000, metavar="N", help="updates between checkpoints (1000)")
     add("--sample-interval", type=int, default=0, metavar="N", help="updates between samples (0: at the end)")
     add("--samples", type=int, default=16, metavar="N", help="pictures of a sample (16; 0: none)")
     add("--sample-steps", type=int, default=20, metavar="N", help="denoising steps of a sample (20)")
     add("--sample-guidance", type=float, default=1.0, metavar="X", help="classifier-free guidance (1)")
-    add("--report-to", default="none", choices=("none", "tensorboard"), help="default none")
 
 
 GROUPS = (
@@ -108,8 +98,4 @@ GROUPS = (
 
 
 def add_groups(parser: argparse.ArgumentParser) -> None:
-    text = "a recipe: a packaged name or a .toml file"
-    parser.add_argument("config", nargs="?", default=argparse.SUPPRESS, metavar="RECIPE", help=text)
-    parser.add_argument("-c", "--config", metavar="RECIPE", help="the same")
-    for title, fill in GROUPS:
-        fill(parser.add_argument_group(title))
+    add_all(parser, GROUPS)

@@ -5,13 +5,11 @@ A recipe's keys are the names here with underscores.
 
 import argparse
 
-from ..training.argument_kinds import Group, KeyValues, switch
+from ..runs import arguments as runs
+from ..runs.arguments import add_all, add_device, key_values
+from ..training.argument_kinds import Group, switch
 
 DATASETS = ("synthetic", "kitti", "nuscenes", "waymo")
-
-
-def key_values(group: Group, name: str, text: str) -> None:
-    group.add_argument(f"--{name}", nargs="*", default={}, action=KeyValues, metavar="K=V", help=text)
 
 
 def add_detector(group: Group) -> None:
@@ -71,23 +69,11 @@ def add_optimizer(group: Group) -> None:
     add("--max-steps", type=int, metavar="N", help="stop after so many updates")
 
 
-def add_device(group: Group) -> None:
-    add = group.add_argument
-    add("--device", default="auto", choices=("auto", "cpu"), help="auto: an accelerator where there is one")
-    add("--mixed-precision", default="no", choices=("no", "fp16", "bf16"), help="default no")
-
-
 def add_run(group: Group) -> None:
+    runs.add_run(group, output="runs/lidar", save_interval=500)
     add = group.add_argument
-    add("--seed", type=int, default=42, metavar="N", help="default 42")
-    add("--output", default="runs/lidar", metavar="DIR", help="folder of the runs (runs/lidar)")
-    add("--experiment", default="", metavar="NAME", help="this run's folder in it (default: time, recipe)")
-    add("--resume", default="", metavar="RUN", help="go on: a run's folder, or 'auto'")
-    add("--log-interval", type=int, default=10, metavar="N", help="updates between log lines (10)")
-    add("--save-interval", type=int, default=500, metavar="N", help="updates between checkpoints (500)")
     add("--val-interval", type=int, default=0, metavar="N", help="epochs between validations (0: at the end)")
     switch(group, "no-validation", "none at the end either")
-    add("--report-to", default="none", choices=("none", "tensorboard"), help="default none")
 
 
 GROUPS = (
@@ -101,8 +87,4 @@ GROUPS = (
 
 
 def add_groups(parser: argparse.ArgumentParser) -> None:
-    text = "a recipe: a packaged name or a .toml file"
-    parser.add_argument("config", nargs="?", default=argparse.SUPPRESS, metavar="RECIPE", help=text)
-    parser.add_argument("-c", "--config", metavar="RECIPE", help="the same")
-    for title, fill in GROUPS:
-        fill(parser.add_argument_group(title))
+    add_all(parser, GROUPS)

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 
 from ...diffusion import linearized
-from ..runs.accelerator import gather
-from ..runs.folder import last_good, refuse_other_run
-from ..training.checkpoint import CheckpointFolder, find_bad_weight, load, plain_arguments, written_by
-from ..training.loop import Diverged
-from ..training.seeding import rng_state, set_rng_state
+from ..runs.checkpoint import check_weights, progress, random_states, restore_progress
+from ..runs.folder import refuse_other_run
+from ..training.checkpoint import CheckpointFolder, load, written_by
 
 WEIGHTS = "weights"
 # what may change between a run and its continuation; everything else would give another run
@@ -31,27 +29,15 @@ def save(run: Any) -> None:
 
     Raises: OSError naming the file; Diverged when a weight is no number, and nothing is written.
     """
-    bad = find_bad_weight(run.trained)
-    if bad is not None:
-        raise Diverged(f"weight {bad} is NaN or infinite after step {run.step}; {last_good(run.folder)}")
-    ranks = gather(run.accelerator, rng_state(run.device))
+    check_weights(run, run.trained)
+    ranks = random_states(run)
     if run.primary:
         write_weights(run)
-        parts = {
-            "version": 1,
-            "args": plain_arguments(run.args),
-            "step": run.step,
-            "pictures": run.plan.items,
-            "state_dict": {name: value.detach() for name, value in run.trained.items()},
-            "optimizer": run.optimizer.state_dict(),
-            "schedule": run.schedule.state_dict(),
-            "ranks": ranks,
-        }
+        weights = {name: value.detach() for name, value in run.trained.items()}
+        parts = {"pictures": run.plan.items, "state_dict": weights}
         if run.ema is not None:
             parts["state_dict_ema"] = averaged(run)
-        if run.accelerator.scaler is not None:
-            parts["scaler"] = run.accelerator.scaler.state_dict()
-        CheckpointFolder(run.folder, 0, False).write(parts)
+        CheckpointFolder(run.folder, 0, False).write(parts | progress(run, ranks))
     run.accelerator.wait_for_everyone()
 
 
@@ -127,12 +113,4 @@ def restore(run: Any, path: Path, state: dict) -> None:
         parameters = dict(run.ema.module.named_parameters())
         for name, value in state["state_dict_ema"].items():
             parameters[name].copy_(value)
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.schedule.load_state_dict(state["schedule"])
-    if run.accelerator.scaler is not None and "scaler" in state:
-        run.accelerator.scaler.load_state_dict(state["scaler"])
-    rank = run.accelerator.process_index
-    if rank < len(state["ranks"]):
-        set_rng_state(state["ranks"][rank], run.device)
-    run.step = state["step"]
-    run.log.say(f"Resumed from {path} at step {run.step}")
+    restore_progress(run, path, state)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -21,13 +20,11 @@ from ...diffusion.distill import (
     train_only,
     trained_names,
 )
-from ..files import check_writable, remove_leftovers, write_atomic
-from ..runs.accelerator import agree, leave, make_accelerator
+from ..runs.accelerator import agree, session
 from ..runs.ending import finish
-from ..runs.folder import ARGS, choose_folder
+from ..runs.folder import choose_folder, claim
 from ..runs.log import Log
 from ..runs.plan import Plan
-from ..training.checkpoint import plain_arguments
 from ..training.seeding import Use, seed_all
 from . import checkpoint
 from .batches import BatchMaker
@@ -91,15 +88,10 @@ def distill(args: argparse.Namespace) -> Run:
         when the loss or a weight became NaN or infinite.
     """
     check_arguments(args)
-    accelerator = make_accelerator(args)
-    log = Log(accelerator.is_main_process, args.report_to)
-    try:
+    with session(args, "diffusion") as (accelerator, log):
         run = prepare(args, accelerator, log)
         finish(run, train)
         unwrap(run)
-    finally:
-        log.close()
-        leave(accelerator)
     return run
 
 
@@ -134,10 +126,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     run = assemble(args, accelerator, log, folder, teacher, student, made, samples, plan)
     add_optimizer(run)
     if run.primary:
-        check_writable(folder, "--output")
-        remove_leftovers(folder)
-        text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
-        write_atomic(folder / ARGS, text.encode())
+        claim(folder, args)
     if state is not None:
         checkpoint.restore(run, path, state)
     announce(run)

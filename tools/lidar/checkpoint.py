@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runs.accelerator import gather
-from ..runs.folder import last_good, refuse_other_run
-from ..training.checkpoint import CheckpointFolder, find_bad_weight, load, plain_arguments
-from ..training.loop import Diverged
-from ..training.seeding import rng_state, set_rng_state
+from ..runs.checkpoint import check_weights, progress, random_states, restore_progress
+from ..runs.folder import refuse_other_run
+from ..training.checkpoint import CheckpointFolder, load
 
 METRICS = "metrics.json"
 # what may change between a run and its continuation; everything else would give another run
@@ -28,25 +26,11 @@ def save(run: Any) -> None:
     Raises: OSError naming the file; Diverged when a weight is no number, and nothing is written.
     """
     weights = run.model.state_dict()
-    bad = find_bad_weight(weights)
-    if bad is not None:
-        raise Diverged(f"weight {bad} is NaN or infinite after step {run.step}; {last_good(run.folder)}")
-    ranks = gather(run.accelerator, rng_state(run.device))
+    check_weights(run, weights)
+    ranks = random_states(run)
     if run.primary:
-        parts = {
-            "version": 1,
-            "detector": run.args.detector,
-            "args": plain_arguments(run.args),
-            "step": run.step,
-            "items": run.plan.items,
-            "state_dict": weights,
-            "optimizer": run.optimizer.state_dict(),
-            "schedule": run.schedule.state_dict(),
-            "ranks": ranks,
-        }
-        if run.accelerator.scaler is not None:
-            parts["scaler"] = run.accelerator.scaler.state_dict()
-        CheckpointFolder(run.folder, 0, False).write(parts)
+        parts = {"detector": run.args.detector, "items": run.plan.items, "state_dict": weights}
+        CheckpointFolder(run.folder, 0, False).write(parts | progress(run, ranks))
     run.accelerator.wait_for_everyone()
 
 
@@ -70,12 +54,4 @@ def check_same_run(state: Mapping[str, Any], path: Path, args: argparse.Namespac
 def restore(run: Any, path: Path, state: dict) -> None:
     """The checkpoint into the run."""
     run.model.load_state_dict(state["state_dict"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.schedule.load_state_dict(state["schedule"])
-    if run.accelerator.scaler is not None and "scaler" in state:
-        run.accelerator.scaler.load_state_dict(state["scaler"])
-    rank = run.accelerator.process_index
-    if rank < len(state["ranks"]):
-        set_rng_state(state["ranks"][rank], run.device)
-    run.step = state["step"]
-    run.log.say(f"Resumed from {path} at step {run.step}")
+    restore_progress(run, path, state)

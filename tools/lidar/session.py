@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from ...pointcloud import Detector
-from ..files import check_writable, remove_leftovers, write_atomic
-from ..runs.accelerator import agree, leave, make_accelerator
+from ..runs.accelerator import agree, session
 from ..runs.ending import finish
-from ..runs.folder import ARGS, choose_folder
+from ..runs.folder import choose_folder, claim
 from ..runs.log import Log
 from ..runs.plan import Plan
-from ..training.checkpoint import plain_arguments
 from ..training.seeding import Use, seed_all
 from . import checkpoint
 from .batches import TrainingFrames
@@ -84,14 +81,9 @@ def train_detector(args: argparse.Namespace) -> Run:
         when the loss or a weight became NaN or infinite.
     """
     check_arguments(args)
-    accelerator = make_accelerator(args, "pointcloud")
-    log = Log(accelerator.is_main_process, args.report_to)
-    try:
+    with session(args, "pointcloud") as (accelerator, log):
         run = prepare(args, accelerator, log)
         finish(run, train)
-    finally:
-        log.close()
-        leave(accelerator)
     return run
 
 
@@ -142,10 +134,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     run.schedule = make_schedule(args, run.optimizer, run.updates)
     run.net, run.optimizer = accelerator.prepare(Losses(run.model), run.optimizer)
     if run.primary:
-        check_writable(folder, "--output")
-        remove_leftovers(folder)
-        text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
-        write_atomic(folder / ARGS, text.encode())
+        claim(folder, args)
     if state is not None:
         checkpoint.restore(run, path, state)
     announce(run)

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..extras import need
+from .log import Log
 
 
-def make_accelerator(args: argparse.Namespace, extra: str = "diffusion") -> Any:
+@contextmanager
+def session(args: argparse.Namespace, extra: str) -> Iterator[tuple[Any, Log]]:
+    """A run's accelerator and log, put away when the run ends, well or not.
+
+    Args:
+        args: ``report_to`` and those of ``make_accelerator`` are read.
+        extra: the extra of linzoo that brings accelerate.
+    """
+    accelerator = make_accelerator(args, extra)
+    log = Log(accelerator.is_main_process, args.report_to)
+    try:
+        yield accelerator, log
+    finally:
+        log.close()
+        leave(accelerator)
+
+
+def make_accelerator(args: argparse.Namespace, extra: str) -> Any:
     """Device, processes and precision as ``accelerate launch``, torchrun or nobody says.
 
     Args:

@@ -8,6 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ..files import check_writable, remove_leftovers, write_atomic
 from ..training.checkpoint import LAST, plain_arguments
 
 ARGS = "args.yaml"
@@ -47,6 +50,17 @@ def choose_folder(args: argparse.Namespace, subject: str) -> tuple[Path, Path | 
             f"--experiment must be a new name, {folder} holds a run; --resume auto goes on with it"
         )
     return folder, None
+
+
+def claim(folder: Path, args: argparse.Namespace) -> None:
+    """Makes the folder and writes its args.yaml; what a process that was killed left half written is gone.
+
+    Raises: OSError naming --output where nothing can be written.
+    """
+    check_writable(folder, "--output")
+    remove_leftovers(folder)
+    text = yaml.safe_dump(plain_arguments(args), default_flow_style=False)
+    write_atomic(folder / ARGS, text.encode())
 
 
 def check_place(folder: Path) -> None:

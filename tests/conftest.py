@@ -17,6 +17,16 @@ def pytest_addoption(parser):
     parser.addoption("--all-cases", action="store_true", help="full matrices where a sample is the default")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Cases marked ``all_cases`` count as deselected, unless asked for."""
+    if config.getoption("--all-cases"):
+        return
+    left = [item for item in items if item.get_closest_marker("all_cases")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if not item.get_closest_marker("all_cases")]
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

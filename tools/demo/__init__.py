@@ -22,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default runs/demo"
     )
     parser.add_argument("--restart", action="store_true", help="forget what an earlier run has reached")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART",
+        help=f"work on these parts; the page shows what is finished of the others ({', '.join(PARTS)})",
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, to try that it runs")
 
 
@@ -31,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     for module in ("sklearn", "skimage", "matplotlib"):  # now, not after minutes of work
         need(module, "data")
-    for name in PARTS:  # and so is what a part cannot serve
+    for name in args.only:  # and so is what a part cannot serve
         part_of(name).settings(args.quick)
     output: Path = args.output
     claim(output)
@@ -40,8 +44,10 @@ def run(args: argparse.Namespace) -> int:
             shutil.rmtree(output / "state", ignore_errors=True)
         sections = {}
         for name in PARTS:
-            sections[name] = run_part(name, output, args.quick)
-            write_results(output, sections, args.quick)
+            section = run_part(name, output, args.quick, only_kept=name not in args.only)
+            if section is not None:
+                sections[name] = section
+                write_results(output, sections, args.quick)
     print(f"linzoo demo: {output / 'index.html'}")
     return 0
 
@@ -66,8 +72,10 @@ def part_of(name: str) -> ModuleType:
     return importlib.import_module(f".{name}", __package__)
 
 
-def run_part(name: str, output: Path, quick: bool) -> dict:
-    """The part's section: kept from an earlier run with the same settings, or worked out now."""
+def run_part(name: str, output: Path, quick: bool, only_kept: bool = False) -> dict | None:
+    """The part's section: kept from an earlier run with the same settings, or, unless ``only_kept``, worked
+    out now.
+    """
     from .context import Context
     from .machine import commit, processor, versions
     from .store import PartStore
@@ -78,6 +86,8 @@ def run_part(name: str, output: Path, quick: bool) -> dict:
     section = store.get("section")
     if section is not None and all((output / name / file).exists() for file in section["files"]):
         return section
+    if only_kept:
+        return None
     print(f"linzoo demo: {part.TITLE}", file=sys.stderr, flush=True)
     folder = output / name
     shutil.rmtree(folder, ignore_errors=True)

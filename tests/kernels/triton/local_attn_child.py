@@ -200,6 +200,7 @@ if __name__ == "__main__":
     torch.backends.cuda.matmul.allow_tf32 = False  # results are compared with full float32 products
     few = sys.argv[1] in ("public", "registration")
     chosen = sys.argv[2:] or (FEW if few else tuple(TRIALS))
+    chosen = tuple(TRIALS)[::3] if chosen == ["sample"] else chosen
     passed = [passes(sys.argv[1], name) for name in chosen]
     print(f"{sum(passed)} of {len(passed)} passed", flush=True)
     sys.exit(not all(passed))

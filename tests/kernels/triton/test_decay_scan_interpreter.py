@@ -2,17 +2,12 @@
 test_interpreter.py.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
 
-HERE = Path(__file__).parent
+from .children import check_planted, passed
+
 GROUPS = {"forward": 30, "backward": 30, "public": 4, "registration": 3}
 # A third of the cases by default; all with --all-cases.
 SAMPLE = {
@@ -47,20 +42,11 @@ SAMPLE = {
 }
 
 
-def run(script: str, *args: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / script), *args]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_cases_equal_float64_in_the_interpreter(group, request):
     sample = [] if request.config.getoption("--all-cases") else SAMPLE.get(group, [])
-    child = run("decay_scan_child.py", group, *sample)
-    failed = [line for line in child.stdout.splitlines() if not line.startswith("ok ")]
-    assert child.returncode == 0, "\n".join([f"exit code {child.returncode}", *failed, child.stderr[-6000:]])
-    assert child.stdout.count(f"ok {group}") >= (len(sample) or GROUPS[group])
+    assert passed("decay_scan_child.py", group, *sample) >= (len(sample) or GROUPS[group])
 
 
 # (group, case, file, line, what it is changed to): faults in every kernel, shared part and the host side
@@ -89,16 +75,8 @@ PLANTS = [
 
 
 @pytest.mark.slow
-def test_a_changed_line_in_a_kernel_is_seen(tmp_path):
-    parent = run("planted.py", str(tmp_path), json.dumps(PLANTS), "decay_scan")
-    assert parent.returncode == 0, parent.stderr
-    found = json.loads(parent.stdout)
-    seen = [
-        code < 0 or (code == 1 and f"FAIL {fault[0]} {fault[1]}: " in text)
-        for fault, (code, text) in zip(PLANTS, found, strict=True)
-    ]
-    missed = [(fault, out) for fault, out, ok in zip(PLANTS, found, seen, strict=True) if not ok]
-    assert not missed, missed
+def test_a_changed_line_in_a_kernel_is_seen(tmp_path, request):
+    check_planted(PLANTS, "decay_scan", tmp_path, request.config)
 
 
 def test_the_launcher_refuses_what_it_cannot_take():

@@ -2,17 +2,12 @@
 see test_interpreter.py.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
 
-HERE = Path(__file__).parent
+from .children import check_planted, passed
+
 REST = "public,registration,compiled,far"
 GROUPS = {
     "sparse_conv": {"forward": 14, "backward": 9, "depthwise": 8, REST: 6},
@@ -20,19 +15,10 @@ GROUPS = {
 }
 
 
-def run(script: str, *args: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / script), *args]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("op", "groups"), [(op, name) for op, groups in GROUPS.items() for name in groups])
 def test_every_case_equals_float64_in_the_interpreter(op, groups):
-    child = run(f"{op}_child.py", groups)
-    failed = [line for line in child.stdout.splitlines() if not line.startswith("ok ")]
-    assert child.returncode == 0, "\n".join([f"exit code {child.returncode}", *failed, child.stderr[-6000:]])
-    assert child.stdout.count("ok ") == GROUPS[op][groups]
+    assert passed(f"{op}_child.py", groups) == GROUPS[op][groups]
 
 
 # (group, case, file, line, what it is changed to): faults in every kernel and the host side
@@ -76,16 +62,8 @@ SUM_PLANTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("op", "plants"), [("sparse_conv", CONV_PLANTS), ("segment_ops", SUM_PLANTS)])
-def test_a_changed_line_in_a_kernel_is_seen(op, plants, tmp_path):
-    parent = run("planted.py", str(tmp_path), json.dumps(plants), op)
-    assert parent.returncode == 0, parent.stderr
-    found = json.loads(parent.stdout)
-    seen = [
-        code < 0 or (code == 1 and f"FAIL {fault[0]} {fault[1]}: " in text)
-        for fault, (code, text) in zip(plants, found, strict=True)
-    ]
-    missed = [(fault, out) for fault, out, ok in zip(plants, found, seen, strict=True) if not ok]
-    assert not missed, missed
+def test_a_changed_line_in_a_kernel_is_seen(op, plants, tmp_path, request):
+    check_planted(plants, op, tmp_path, request.config)
 
 
 def test_the_launchers_refuse_what_they_cannot_take():

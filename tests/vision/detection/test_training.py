@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ...sampling import sampled
 from . import coco_set, small
 
 DETECTORS = {
@@ -51,7 +52,9 @@ def losses(runner: Runner) -> list[float]:
     return runner.message_hub.get_scalar("train/loss").data[0].tolist()
 
 
-@pytest.mark.parametrize("name", list(small.BACKBONES))
+@pytest.mark.parametrize(
+    "name", sampled(small.BACKBONES, ["ravlt_tiny", "inline_swin_tiny", "efficientvim_m1"])
+)
 def test_a_detector_learns_a_batch_resumes_exactly_and_is_evaluated(name, data, tmp_path):
     path = small.write_config(
         tmp_path / "config.py", data, DETECTORS[name], {"model_name": name, **small.BACKBONES[name]}

@@ -40,7 +40,7 @@ def add_run(group: Group, *, output: str, save_interval: int) -> None:
     add("--seed", type=int, default=42, metavar="N", help="default 42")
     add("--output", default=output, metavar="DIR", help=f"folder of the runs ({output})")
     add("--experiment", default="", metavar="NAME", help="this run's folder in it (default: time, recipe)")
-    add("--resume", default="", metavar="RUN", help="go on: a run's folder, or 'auto'")
+    add("--resume", default="", metavar="RUN", help="go on: a run's folder (alone: as it began), or 'auto'")
     add("--report-to", default="none", choices=("none", "tensorboard"), help="default none")
     add("--log-interval", type=int, default=10, metavar="N", help="updates between log lines (10)")
     text = f"updates between checkpoints ({save_interval})"

@@ -12,8 +12,7 @@ import yaml
 
 from ..files import check_writable, remove_leftovers, write_atomic
 from ..training.checkpoint import LAST, plain_arguments
-
-ARGS = "args.yaml"
+from .resumed import ARGS
 
 
 def choose_folder(args: argparse.Namespace, subject: str) -> tuple[Path, Path | None]:

@@ -1,10 +1,12 @@
-"""Where the settings of a run come from: flags, and the recipe that the command line names."""
+"""Where the settings of a run come from: flags, and the recipe or the run that the command line names."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from . import resumed
 
 
 def parse(
@@ -29,11 +31,21 @@ def defaults_from(
 
 
 def recipe_defaults(words: Sequence[str], parser: argparse.ArgumentParser, domain: str) -> dict[str, Any]:
-    """What the recipe in ``words`` says, as values by argument name; empty without one."""
+    """What the recipe in ``words`` says, as values by argument name.
+
+    Without one: what the run says that ``--resume`` alone names, or nothing.
+    Raises: ValueError, OSError for a recipe or a run that cannot be taken.
+    """
     from ..recipe import read_recipe
 
-    config = parser.parse_known_args(words)[0].config
-    return {} if config is None else read_recipe(config, parser, domain)
+    given = parser.parse_known_args(words)[0]
+    if given.config is not None:
+        return read_recipe(given.config, parser, domain)
+    file = resumed.args_file(given, domain)
+    if file is None:
+        return {}
+    resumed.check_command(file, resumed.KINDS[domain].command)
+    return resumed.settings_in(file, parser)
 
 
 def own_words(argv: Sequence[str], command: str) -> list[str]:

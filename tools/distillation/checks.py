@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from math import isfinite
 
+from ..runs.checks import check_least
 from ..training.checks import flag
 
 AT_LEAST_ONE = (
@@ -35,10 +35,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def check_numbers(args: argparse.Namespace) -> None:
     for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
-        for name in names:
-            value = getattr(args, name)
-            if value is not None and not (value >= least and isfinite(value)):
-                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+        check_least(args, names, least)
     for name in PARTS:
         value = getattr(args, name)
         if value is not None and not 0 <= value < 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from math import inf, isfinite
+from math import inf
 
+from ..runs.checks import check_least
 from ..training.checks import flag
 
 AT_LEAST_ONE = (
@@ -52,11 +53,9 @@ def check_data(args: argparse.Namespace) -> None:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
+    """Of all flags that the command has."""
     for names, least in ((AT_LEAST_ONE, 1), (NOT_NEGATIVE, 0)):
-        for name in names:
-            value = getattr(args, name, None)
-            if value is not None and not (value >= least and isfinite(value)):
-                raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
+        check_least(args, [name for name in names if name in args], least)
     for name in ABOVE_ZERO:
         value = getattr(args, name, 1.0)
         if not value > 0:  # infinite: gradients stay as they are

@@ -1,6 +1,7 @@
 """The long run on street scenes: every detector and seed once, gathered, resumed; the committed start."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from linzoo.pointcloud import create_detector
 from linzoo.pointcloud.data.synthetic import SyntheticScenes
 from linzoo.tools.lidar.pictures import bird_eye
 from linzoo.tools.runs.log import Log
-from linzoo.tools.street_scenes import detectors, judge, record
+from linzoo.tools.street_scenes import detectors, headings, judge, record
 from linzoo.tools.street_scenes import run as run_command
 
 TINY = {"scenes": 2, "batch_size": 1, "save_interval": 1}  # two updates
@@ -231,3 +232,57 @@ def test_the_committed_rows_have_every_detector_with_every_seed_alike_and_a_pict
         assert {"commit", "date", "on", "torch", "seconds", "resumed", "parameters"} <= row.keys()
     for name in detectors.RECIPES:
         assert (record.RESULTS / record.PICTURE.format(name)).exists()
+
+
+# headings without a detector
+
+
+def bars(yaw: float):
+    """A frame with one pedestrian at a place of its own, a bar of points from the centre to its front."""
+    from linzoo.pointcloud.records import Frame, Labels
+
+    along = torch.linspace(0, 0.35, 8)
+    x, y = 10 + along * math.cos(yaw), 2 + along * math.sin(yaw)
+    points = torch.stack((x, y, torch.zeros(8), torch.zeros(8)), dim=1)
+    street = torch.tensor([[10.0, 2.1, -0.87, 0.0], [11.5, 2.0, 0.0, 0.0]])  # beneath and beside it
+    boxes = torch.tensor([[10.0, 2.0, 0.0, 0.8, 0.7, 1.75, yaw]])
+    return Frame(points=torch.cat((points, street)), labels=Labels(boxes, torch.tensor([1])), name="bar")
+
+
+def test_a_crop_holds_the_points_about_its_object_alone_from_its_centre():
+    (crops,) = headings.gather([bars(0.5)]).values()
+    assert crops.points.shape == (1, headings.POINTS, 4) and crops.yaw.tolist() == [0.5]
+    assert crops.points[0, :, :2].norm(dim=1).max() <= 0.351 and crops.points[0, :, 2].abs().max() == 0
+    assert len(crops.points[0].unique(dim=0)) == 8  # every point that is there, none of the street's
+
+
+def test_headings_that_the_points_tell_are_read_and_those_that_they_do_not_tell_are_not():
+    frames = [bars(yaw) for yaw in torch.linspace(-3, 3, 2048).tolist()]
+    crops = headings.gather(frames)["Pedestrian"]
+    told = headings.errors(headings.learn(crops, 0.0, 0), crops, 0.0)
+    assert told["yaw_error_2pi"] < 15
+    crops.yaw = crops.yaw[torch.randperm(len(crops), generator=torch.Generator().manual_seed(0))]
+    untold = headings.errors(headings.learn(crops, 0.0, 0), crops, 0.0)
+    assert untold["yaw_error_2pi"] > 70 and 35 < untold["yaw_error_pi"] < 55
+
+
+def test_an_unknown_place_moves_the_points_together():
+    points = torch.rand(5, 7, 4)
+    off = headings.moved(points, 0.32, torch.Generator().manual_seed(0)) - points
+    assert torch.equal(headings.moved(points, 0.0, torch.Generator()), points)
+    assert off[..., 2:].abs().max() == 0 and 0.1 < off.abs().max() <= 0.321
+    torch.testing.assert_close(off, off[:, :1].expand_as(off))
+
+
+def test_the_headings_are_recorded_by_class_offset_and_seed(monkeypatch, tmp_path):
+    monkeypatch.setattr(headings, "SCENES", 2)
+    monkeypatch.setattr(headings, "TEST_SCENES", 2)
+    monkeypatch.setattr(headings, "SEEDS", (0,))
+    headings.record_headings(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / headings.ROWS).read_text().splitlines()]
+    assert [(row["class"], row["offset"]) for row in rows] == [
+        (name, offset) for name in ("Car", "Pedestrian", "Cyclist") for offset in headings.OFFSETS
+    ]
+    for row in rows:
+        assert 0 <= row["yaw_error_pi"] <= 90 and row["yaw_error_pi"] <= row["yaw_error_2pi"] <= 180
+        assert {"commit", "date", "on", "torch", "seconds", "objects", "scenes"} <= row.keys()

@@ -3,7 +3,8 @@
 ``full`` trains three detectors with several seeds, judges them on scenes that none has seen, and replaces the
 rows of ``tools/results/street-scenes.jsonl`` and its pictures. ``start`` trains the committed weights that
 ``linzoo demo`` begins with. Both go on where a killed run stood. Runs named by ``--detector`` and ``--seed``
-can be made at the same time; a last ``full`` gathers them.
+can be made at the same time; a last ``full`` gathers them. ``headings`` measures what the points alone tell
+of headings, without a detector, and replaces ``tools/results/street-scenes-headings.jsonl``.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 
 TASKS = {
     "full": "train and judge every detector with every seed, replace the recorded rows and pictures",
+    "headings": "read headings from the points of road users whose place is known, replace those rows",
     "start": "train what the demo begins with, replace tools/weights/lion_retnet_small.safetensors",
 }
 
@@ -33,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.task == "headings":
+        from .headings import record_headings
+
+        record_headings()
+        return 0
     from ..extras import need
 
     for module in ("accelerate", "matplotlib", "scipy"):

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     requests = [request_of(point) for point in args.point or POINTS]
     if args.measures:
         requests = [request | {"measures": check(args.measures)} for request in requests]
-    from .demo.scaling import run_worker
+    from .demo.worker import run_worker
 
     for request in requests:
         load = os.getloadavg()[0]

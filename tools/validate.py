@@ -171,8 +171,8 @@ def measured_at(model, dataset, config, args, name, labels, batch_size: int):
             forward, loader, device=device, dtype=dtype, channels_last=args.channels_last, autocast=autocast,
             topk=args.topk, **labels, log=log_line(name, args.log_freq, len(loader)),
         )  # fmt: skip
-    except DataError as error:  # a reading process's error has its traceback in the message
-        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from error
+    except DataError as error:
+        raise DataError.without_traceback(error) from error
 
 
 def with_retries(measure_at, args: argparse.Namespace):

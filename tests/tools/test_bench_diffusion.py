@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("diffusers")
 
 from linzoo.tools import bench_diffusion as bench
-from linzoo.tools.demo import scaling
+from linzoo.tools.demo import worker
 
 
 def row_of(request, seconds=2.0):
@@ -41,7 +41,7 @@ def test_a_point_is_model_attention_and_size():
     ],
 )
 def test_other_points_are_refused_before_anything_runs(point, message, monkeypatch):
-    monkeypatch.setattr(scaling, "run_worker", None)
+    monkeypatch.setattr(worker, "run_worker", None)
     with pytest.raises(ValueError, match=message):
         call("sd15:linfusion:64", point)
 
@@ -49,7 +49,7 @@ def test_other_points_are_refused_before_anything_runs(point, message, monkeypat
 def test_rows_are_printed_and_kept_only_when_asked(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(
-        scaling, "run_worker", lambda module, request: asked.append(request) or row_of(request)
+        worker, "run_worker", lambda module, request: asked.append(request) or row_of(request)
     )
     out = tmp_path / "rows.jsonl"
     assert call("sd15:linfusion:64", "flux_pair:clear:128", "--out", str(out)) == 0
@@ -65,7 +65,7 @@ def test_rows_are_printed_and_kept_only_when_asked(tmp_path, monkeypatch, capsys
 def test_save_replaces_the_row_of_its_point_and_no_other(tmp_path, monkeypatch):
     out = tmp_path / "rows.jsonl"
     for seconds in (3.0, 4.0):
-        monkeypatch.setattr(scaling, "run_worker", lambda _, request, s=seconds: row_of(request, s))
+        monkeypatch.setattr(worker, "run_worker", lambda _, request, s=seconds: row_of(request, s))
         call("sd15:softmax:64", "--save", "--out", str(out))
         call("sd15:linfusion:64", "--save", "--out", str(out))
     rows = [json.loads(line) for line in out.read_text().splitlines()]
@@ -76,7 +76,7 @@ def test_save_replaces_the_row_of_its_point_and_no_other(tmp_path, monkeypatch):
 
 def test_measures_go_with_the_point_and_into_the_command(tmp_path, monkeypatch):
     out, asked = tmp_path / "rows.jsonl", []
-    monkeypatch.setattr(scaling, "run_worker", lambda _, request: asked.append(request) or row_of(request))
+    monkeypatch.setattr(worker, "run_worker", lambda _, request: asked.append(request) or row_of(request))
     call("sd15:linfusion:64", "--save", "--out", str(out), "--measures", "rows", "feed_forward")
     assert asked[0]["measures"] == ["feed_forward", "rows"]
     command = "linzoo bench diffusion sd15:linfusion:64 --measures feed_forward rows --save"

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib")
 
 import torch
 
-from linzoo.tools.demo import PARTS, detection, detection_page
+from linzoo.tools.demo import PARTS, detection, detection_page, worker
 from linzoo.tools.demo.context import Context
 from linzoo.tools.demo.detection_point import measure
 from linzoo.tools.demo.detection_scenes import CLASSES, SEEN, UNSEEN, Scenes
@@ -223,10 +223,8 @@ def test_a_found_box_is_drawn_in_the_colour_of_its_class(tmp_path):
 
 def test_without_mmdetection_the_page_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "find_spec", lambda name: None)
-    monkeypatch.setattr(detection, "run_point", lambda model, *point: {
-        "mixers": point[0], "height": point[1], "width": point[2], "seconds": 1.0,
-        "megabytes": 2.0, "process_seconds": 3.0,
-    })  # fmt: skip
+    answer = {"seconds": 1.0, "megabytes": 2.0, "process_seconds": 3.0}
+    monkeypatch.setattr(worker, "run_worker", lambda module, request: request | answer)
     options = detection.settings(quick=True)
     context = Context(
         folder=tmp_path, settings=options, store=PartStore(tmp_path / "s", options), state=tmp_path

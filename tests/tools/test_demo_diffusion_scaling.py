@@ -13,6 +13,7 @@ from linzoo.tools.bench_diffusion import read
 from linzoo.tools.demo import diffusion_scaling as part
 from linzoo.tools.demo import diffusion_scaling_page as shown
 from linzoo.tools.demo import diffusion_scaling_point as point
+from linzoo.tools.demo import worker as workers
 from linzoo.tools.demo.context import Context
 from linzoo.tools.demo.store import PartStore
 
@@ -92,7 +93,7 @@ def test_the_part_keeps_what_it_has_measured(tmp_path, monkeypatch):
         calls.append(request["size"])
         return row(**request)
 
-    monkeypatch.setattr(part, "run_worker", worker)
+    monkeypatch.setattr(workers, "run_worker", worker)
     monkeypatch.setattr(part, "planned", lambda **_: section()["plans"])
     options = part.settings(quick=True)
     for _ in range(2):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import linzoo.vision  # noqa: F401  registers the mixers
-from linzoo.tools.demo import digits, scaling
+from linzoo.tools.demo import digits, scaling, worker
 from linzoo.tools.demo.attention import inputs_of
 from linzoo.tools.demo.digits_training import build
 from linzoo.tools.demo.rows import ROWS, effective_row, queries_keys_values
@@ -101,7 +101,7 @@ def test_the_exponent_of_a_power_law_is_found():
 def test_a_worker_that_fails_says_what_it_said_last():
     request = {"model": "ravlt_tiney", "mixers": "linear", "size": 64}
     with pytest.raises(RuntimeError, match="ravlt_tiney"):
-        scaling.run_worker("linzoo.tools.demo.scaling_point", request)
+        worker.run_worker("linzoo.tools.demo.scaling_point", request)
 
 
 def test_a_worker_leaves_when_its_parent_is_gone():

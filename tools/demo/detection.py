@@ -6,12 +6,13 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
-from .context import Context, Progress, one_thread
+from .context import Context, one_thread
 from .detection_page import draw, page_of
-from .scaling import run_worker
+from .worker import kept_point
 
 NAME = "detection"
 TITLE = "Detection: boxes, and large pictures"
+POINT = "linzoo.tools.demo.detection_point"  # measures one pass
 RECORDED = Path(__file__).parents[1] / "results" / "detection-backbone.jsonl"
 
 
@@ -65,18 +66,13 @@ def html(section: dict, folder: Path) -> str:
 def measured(mixers: str, height: int, width: int, context: Context) -> dict:
     """One pass of the backbone in a process of its own, or what an earlier run has measured."""
     key = f"{mixers}-{height}x{width}"
-    point = context.store.get(key)
-    if point is None:
-        bar = Progress(f"detection, {mixers} backbone, {height} x {width}", 1, unit="pass")
-        point = run_point(context.settings["model"], mixers, height, width)
-        bar.close(f"{point['seconds']:.1f} s, {point['megabytes']:.0f} MB")
-        context.store.put(key, point)
-    return point
+    label = f"detection, {mixers} backbone, {height} x {width}"
+    request = point_request(context.settings["model"], mixers, height, width)
+    return kept_point(context, key, label, "pass", POINT, request)
 
 
-def run_point(model: str, mixers: str, height: int, width: int) -> dict:
-    request = {"model": model, "mixers": mixers, "height": height, "width": width}
-    return run_worker("linzoo.tools.demo.detection_point", request)
+def point_request(model: str, mixers: str, height: int, width: int) -> dict:
+    return {"model": model, "mixers": mixers, "height": height, "width": width}
 
 
 def read_recorded() -> list[dict]:

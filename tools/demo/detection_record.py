@@ -7,8 +7,9 @@ import json
 from datetime import UTC, datetime
 
 from ..files import write_atomic
-from .detection import RECORDED, run_point
+from .detection import POINT, RECORDED, point_request
 from .machine import commit, processor, versions
+from .worker import run_worker
 
 POINTS = (("published", 1600, 2560), ("softmax", 800, 1280))
 
@@ -23,7 +24,8 @@ def main() -> None:
     }
     rows = []
     for point in POINTS:
-        rows.append({"model": "ravlt_tiny", **run_point("ravlt_tiny", *point), **about})
+        measured = run_worker(POINT, point_request("ravlt_tiny", *point))
+        rows.append({"model": "ravlt_tiny", **measured, **about})
         print(json.dumps(rows[-1]), flush=True)
     write_atomic(RECORDED, "".join(json.dumps(row) + "\n" for row in rows).encode())
 

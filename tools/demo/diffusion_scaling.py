@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from ..bench_diffusion import read
-from .context import Context, Progress
+from .context import Context
 from .diffusion_scaling_page import draw, page_of
-from .scaling import run_worker
+from .worker import kept_point
 
 NAME = "diffusion_scaling"
 TITLE = "Diffusion: large pictures"
@@ -47,14 +47,9 @@ def html(section: dict, folder: Path) -> str:
 def measured(model: str, attention: str, size: int, context: Context) -> dict:
     """One step in a process of its own, or what an earlier run has measured."""
     key = f"{model}-{attention}-{size}"
-    point = context.store.get(key)
-    if point is None:
-        bar = Progress(f"diffusion, {model} with {attention}, {size} px", 1, unit="step")
-        request = {"model": model, "attention": attention, "size": size}
-        point = run_worker("linzoo.tools.demo.diffusion_scaling_point", request)
-        bar.close(f"{point['seconds']:.1f} s, {point['megabytes']:.0f} MB")
-        context.store.put(key, point)
-    return point
+    label = f"diffusion, {model} with {attention}, {size} px"
+    request = {"model": model, "attention": attention, "size": size}
+    return kept_point(context, key, label, "step", "linzoo.tools.demo.diffusion_scaling_point", request)
 
 
 def planned(name: str, size: int) -> dict:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 from .context import Context, Progress
 from .scaling_page import draw, page_of
+from .worker import run_worker
 
 NAME = "scaling"
 TITLE = "Large pictures: time and memory against pixels"
@@ -105,24 +103,3 @@ def free_memory() -> int | None:
     except OSError:
         return None
     return None if line is None else int(line.split()[1]) * 1024
-
-
-def run_worker(module: str, request: dict) -> dict:
-    """Run ``python -m module REQUEST`` and return the JSON of its last line; it ends when this process ends.
-
-    Raises: RuntimeError with the worker's last words when it fails.
-    """
-    command = [sys.executable, "-m", module, json.dumps(request)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            lines = process.stdout.read().splitlines()  # its standard input stays open: it leaves when we do
-        except BaseException:
-            process.kill()
-            raise
-        status = process.wait()
-    if status or not lines:
-        last = lines[-1] if lines else "no output"
-        raise RuntimeError(f"{module} {json.dumps(request)} ended with status {status}: {last}")
-    return json.loads(lines[-1])

@@ -68,8 +68,8 @@ def load(run: Any) -> Iterator[Batch]:
     )
     try:
         yield from loader
-    except DataError as error:  # a reading process's error has its traceback in the message
-        raise DataError(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2]) from error
+    except DataError as error:
+        raise DataError.without_traceback(error) from error
 
 
 def update(run: Any, batches: Iterator[Batch]) -> dict[str, Tensor]:

@@ -117,6 +117,11 @@ class Unreadable:
 class DataError(OSError):
     """A picture cannot be read, or does not fit the model; the message names it."""
 
+    @classmethod
+    def without_traceback(cls, error: "DataError") -> "DataError":
+        """``error`` from a reading process: torch puts that process's traceback into the message."""
+        return cls(str(error).strip().splitlines()[-1].rpartition("DataError: ")[2])
+
 
 class SeededBatches(Dataset):
     """Batches by their keys, augmented and put together under seeds of their own.

@@ -30,7 +30,7 @@ COMMAND = "python -m linzoo.tools.street_scenes headings"
 SCENES = 3200  # of the split "train", which 400 updates of 8 draw
 TEST_SCENES = 100
 OFFSETS = (0.0, 0.32)  # metres by which the known place is off along x and y, at most
-POINTS = 128  # of an object; the same ones again where there are fewer
+POINTS = 64  # of an object; the same ones again where there are fewer
 MARGIN = 0.05  # metres about the circle around a box
 GROUND = 0.08  # metres above a box's bottom up to which points are the street's
 BATCH, RATE = 32, 2e-3
@@ -70,10 +70,10 @@ class Reader(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (4, 64, 128, 256)
+        widths = (4, 64, 128)
         layers = [self.layer(a, b) for a, b in pairwise(widths)]
         self.points = nn.Sequential(*layers)
-        self.readout = nn.Sequential(self.layer(256, 128), nn.Linear(128, 2))
+        self.readout = nn.Sequential(self.layer(128, 128), nn.Linear(128, 2))
 
     @staticmethod
     def layer(inputs: int, outputs: int) -> nn.Module:

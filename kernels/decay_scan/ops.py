@@ -89,17 +89,39 @@ def decay_scan_bwd_op(
     reverse: bool,
     chunk: int,
     backend: str = "eager",
+    decay_gradient: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = eager.Inputs(q, k, v, log_decay, log_weight, bonus, initial, cu_seqlens)
-    words = eager.Words(symmetric_block, exclusive, count, scale, reverse, chunk)
+    words = eager.Words(symmetric_block, exclusive, count, scale, reverse, chunk, decay_gradient)
     with exactly(q):
-        grads = module_of(backend).scan_backward(do, dstate, inputs, words)
+        grads = list(module_of(backend).scan_backward(do, dstate, inputs, words))
+    if not decay_gradient:
+        grads[3] = None
     return tuple(q.new_empty(0) if g is None else g for g in grads)  # an op cannot return None among tensors
 
 
 @decay_scan_bwd_op.register_fake
-def _(do, dstate, q, k, v, log_decay, log_weight, bonus, initial, *rest):
-    given = (q, k, v, log_decay, log_weight, bonus, initial)
+def _(
+    do,
+    dstate,
+    q,
+    k,
+    v,
+    log_decay,
+    log_weight,
+    bonus,
+    initial,
+    cu_seqlens,
+    symmetric_block,
+    exclusive,
+    count,
+    scale,
+    reverse,
+    chunk,
+    backend="eager",
+    decay_gradient=True,
+):
+    given = (q, k, v, log_decay if decay_gradient else None, log_weight, bonus, initial)
     return tuple(q.new_empty(0) if x is None else x.new_empty(x.shape) for x in given)
 
 
@@ -110,8 +132,11 @@ def _keep_scan(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 def _scan_backward(ctx: Any, do: Tensor, dstate: Tensor) -> tuple:
     saved = ctx.saved_tensors  # read once: under activation checkpointing a second unpacking is an error
-    grads = decay_scan_bwd_op(do.contiguous(), dstate.contiguous(), *saved, *ctx.words)
-    given = (None if x is None else g for x, g in zip(saved[:7], grads, strict=True))
+    wanted = ctx.needs_input_grad[3]  # constant decays are seldom learnt
+    grads = decay_scan_bwd_op(do.contiguous(), dstate.contiguous(), *saved, *ctx.words, decay_gradient=wanted)
+    given = [None if x is None else g for x, g in zip(saved[:7], grads, strict=True)]
+    if not wanted:
+        given[3] = None
     return *given, None, *(None,) * 7
 
 

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..segments import cu_seqlens_to_lengths
 
-CACHE_ELEMENTS = 1 << 17  # of one (t, H, C, .) tensor for each CPU thread; a dozen of them are alive
+# Of one (t, H, C, .) tensor for each CPU thread; half a dozen are alive. Fewer cost more calls than they save
+# cache misses.
+CACHE_ELEMENTS = 1 << 18
 DEVICE_ELEMENTS = 1 << 24  # elsewhere launches cost more than memory traffic
 
 
@@ -39,19 +41,22 @@ class RowGroup:
             x = x[self.rows, n - b : n - a].flip(1)
         else:
             x = x[self.rows, a:b]
-        return x.unflatten(1, (self.count, self.tokens)).permute(1, 0, 3, 2, 4)
+        return x.view(len(x), self.count, self.tokens, *x.shape[2:]).permute(1, 0, 3, 2, 4)
 
-    def load(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """(B, N, H, d) -> contiguous (t, H, C, d); 0 where padded."""
+    def load(self, x: Tensor, dtype: torch.dtype, by_channel: bool = False) -> Tensor:
+        """(B, N, H, d) -> contiguous (t, H, C, d), ``by_channel`` (t, H, d, C); 0 where padded."""
         view = self._view(x)
         n, b, h, c, d = view.shape
         make = torch.empty if c == self.length else torch.zeros
-        loaded = make(n * b, h, self.length, d, dtype=dtype, device=x.device)
-        loaded.view(n, b, h, self.length, d)[:, :, :, :c].copy_(view)
-        return loaded
+        shape = (d, self.length) if by_channel else (self.length, d)
+        loaded = make(n, b, h, *shape, dtype=dtype, device=x.device)
+        tokens = loaded.mT if by_channel else loaded
+        tokens[:, :, :, :c].copy_(view)
+        return loaded.flatten(0, 1)
 
-    def put(self, out: Tensor, value: Tensor) -> None:
-        """(t, H, C, d) into (B, N, H, d)"""
+    def put(self, out: Tensor, value: Tensor, by_channel: bool = False) -> None:
+        """(t, H, C, d), ``by_channel`` (t, H, d, C), into (B, N, H, d)."""
+        value = value.mT if by_channel else value
         a, b = self.first, self.first + self.count * self.tokens
         value = value[:, :, : self.tokens].unflatten(0, (self.count, -1)).permute(1, 0, 3, 2, 4)
         if self.reverse:
@@ -64,15 +69,27 @@ class PackedGroup:
     """Rounds of segments packed in one row; tokens are gathered, ends of segments padded with zeros."""
 
     def __init__(self, rounds: list[int], index: Tensor, valid: Tensor) -> None:
-        self.rounds, self.index, self.valid = rounds, index, valid
+        self.rounds, self.valid = rounds, valid
         self.length = index.shape[1]
+        self.index, self.places = index.flatten(), valid.flatten().nonzero().squeeze(1)
+        self.padded = len(self.places) < len(self.index)
 
-    def load(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        loaded = x[0][self.index].transpose(1, 2).to(dtype).contiguous()
-        return loaded.masked_fill_(~self.valid[:, None, :, None], 0)
+    def load(self, x: Tensor, dtype: torch.dtype, by_channel: bool = False) -> Tensor:
+        tokens = x[0].index_select(0, self.index)
+        tokens = tokens.unflatten(0, self.valid.shape).transpose(1, 2)  # (t, H, C, d)
+        mask = ~self.valid[:, None, :, None]
+        if by_channel:
+            tokens, mask = tokens.mT, mask.mT
+        loaded = torch.empty(tokens.shape, dtype=dtype, device=x.device).copy_(tokens)
+        return loaded.masked_fill_(mask, 0) if self.padded else loaded
 
-    def put(self, out: Tensor, value: Tensor) -> None:
-        out[0][self.index[self.valid]] = value.transpose(1, 2)[self.valid].to(out.dtype)
+    def put(self, out: Tensor, value: Tensor, by_channel: bool = False) -> None:
+        value = value.mT if by_channel else value
+        tokens = value.transpose(1, 2).flatten(0, 1).to(out.dtype)
+        index = self.index
+        if self.padded:
+            tokens, index = tokens.index_select(0, self.places), index.index_select(0, self.places)
+        out[0].index_copy_(0, index, tokens)
 
 
 Group = RowGroup | PackedGroup
@@ -98,8 +115,9 @@ class Rows:
 
     def __iter__(self) -> Iterator[Sweep]:
         rows, tokens = self.shape[:2]
-        step = min(rows, max(self.budget // self.tile, 1))
         full, rest = divmod(tokens, self.chunk)
+        held, rounds = max(self.budget // self.tile, 1), full + (rest > 0)
+        step = min(rows, held // rounds or held)  # whole rows in one group if they fit: none is done twice
         for b in range(0, rows, step):
             own = slice(b, min(b + step, rows))
             at_once = max(self.budget // (self.tile * (own.stop - own.start)), 1)

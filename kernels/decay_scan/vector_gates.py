@@ -11,6 +11,8 @@ leaf this is the usual factorised form; under strong decay leaves shrink to sing
 exponent at all. So nothing overflows, and no pair loses digits to decays outside it.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -20,18 +22,24 @@ from .scalar_gates import GateGradients
 LEAF = 40.0  # largest |T| of a leaf: e^20 leaves room in float32, and rounding P costs 2e-6
 
 
-def sums_to(log_decay: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
-    """P and S (p, C, D) of whole tiles of finite log decays, by products with a triangle of ones."""
-    tiles, tokens, _ = log_decay.shape
-    ones = log_decay.new_ones(tokens, tokens)
-    before, after = ones.tril(-1 if exclusive else 0), ones.triu(1)
-    return tuple(torch.bmm(x.expand(tiles, -1, -1), log_decay) for x in (before, after))
+class Spans(NamedTuple):
+    """0/1 matrices (C, C): whether the decay of token m (row) is in P of token i, met, and in S of token j,
+    left.
+    """
+
+    met: Tensor
+    left: Tensor
+
+
+def spans_of(like: Tensor, tokens: int, exclusive: bool) -> Spans:
+    ones = like.new_ones(tokens, tokens)
+    return Spans(ones.triu(1 if exclusive else 0), ones.tril(-1))
 
 
 def fits(total: Tensor) -> bool:
     """Whether blocks with these totals can be leaves."""
     low, high = total.aminmax()
-    return bool(low >= -LEAF and high <= LEAF)
+    return low.item() >= -LEAF and high.item() <= LEAF
 
 
 def totals(log_decay: Tensor) -> tuple[list[Tensor], int]:
@@ -43,6 +51,11 @@ def totals(log_decay: Tensor) -> tuple[list[Tensor], int]:
         if fits(sums[level]):
             return sums, level
     return sums, 0
+
+
+def by_token(x: Tensor) -> Tensor:
+    """(t, H, D, C) -> contiguous (p, C, D), where halves of tokens lie together; a view if it lies so."""
+    return x.flatten(0, 1).mT.contiguous()
 
 
 def half(x: Tensor, h: int, side: int) -> Tensor:
@@ -63,15 +76,18 @@ def within(weights: Tensor, size: int) -> Tensor:
     return weights.view(p, c // size, size, c // size, size).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
 
-def exits(log_decay: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys decayed until the tile's exit (t, H, C, D), in place, and e^T (t, H, D, 1)."""
-    total = log_decay.flatten(0, 1)
+def exits(log_decay: Tensor, k: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
+    """Keys decayed until the tile's exit (t, H, D, C), in place, and e^T (t, H, D, 1)."""
+    leaf = leaf_of(log_decay, spans)
+    if leaf is not None:
+        return k.mul_(leaf.s), leaf.keep
+    total = by_token(log_decay)
     s = torch.zeros_like(total)
     h = 1
     while total.shape[1] > 1:
         half(s, h, 0).add_(total[:, 1::2].unsqueeze(2))
         total, h = total[:, 0::2] + total[:, 1::2], 2 * h
-    return k.mul_(exp_(s).view(k.shape)), exp_(total.view(*k.shape[:2], -1, 1).clone())
+    return k.mul_(exp_(s).mT.view_as(k)), exp_(total.view(*k.shape[:3], 1).clone())
 
 
 class Product:
@@ -112,55 +128,66 @@ def shrink(dp: Tensor, ds: Tensor, dt: Tensor, h: int) -> Tensor:
     return torch.stack([left, right], 2).flatten(1, 2)
 
 
+class Leaf:
+    """The decays of tiles that are one leaf, from log decays (t, H, D, C): e^P and e^S; e^T and e^-T
+    (t, H, D, 1).
+    """
+
+    def __init__(self, log_decay: Tensor, s: Tensor, total: Tensor, spans: Spans) -> None:
+        self.spans = spans
+        self.p, self.s = torch.matmul(log_decay, spans.met).exp_(), s.exp_()
+        self.keep, self.back = total.exp(), total.neg().exp_()
+
+
+def leaf_of(log_decay: Tensor, spans: Spans) -> Leaf | None:
+    """None where the tiles of (t, H, D, C) log decays have to be halved."""
+    s = torch.matmul(log_decay, spans.left)  # NaN next to -inf
+    total = s[..., :1] + log_decay[..., :1]
+    return Leaf(log_decay, s, total, spans) if log_decay.shape[-1] > 1 and fits(total) else None
+
+
 class Factorised:
     """A tile that is one leaf. A (t, H, C, C) with an empty diagonal; decayed queries and keys
-    (t, H, C, D).
+    (t, H, D, C), which take the place of q and k where ``overwrite``: then there is no backward.
 
     With P + S - T the sum between two tokens, A is the product of e^P q and e^(S - T) k, the latter at most
     e^40 k.
     """
 
-    def __init__(self, log_decay: Tensor, total: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> None:
-        shape, self.exclusive = q.shape, exclusive
-        self.outside = Product(q.flatten(0, 1), k.flatten(0, 1), *sums_to(log_decay, exclusive))
-        self.keep = exp_(total.clone())
-        self.back = total.neg().exp_()  # e^-T
-        self.k = self.outside.k * self.back
-        self.weights = torch.bmm(self.outside.q, self.k.mT).tril_(-1).view(*shape[:2], shape[2], shape[2])
-        self.queries, self.keys = self.outside.q.view(shape), self.outside.k.view(shape)
-        self.keep = self.keep.view(*shape[:2], -1, 1)
+    def __init__(self, leaf: Leaf, q: Tensor, k: Tensor, overwrite: bool) -> None:
+        self.leaf, self.keep = leaf, leaf.keep
+        mul = torch.Tensor.mul_ if overwrite else torch.mul
+        self.queries, self.keys = mul(q, leaf.p), mul(k, leaf.s)
+        self.inner = self.keys * leaf.back
+        self.weights = torch.matmul(self.queries.mT, self.inner).tril_(-1)
 
     def backward(self, dweights: Tensor, dqueries: Tensor, dkeys: Tensor, dkeep: Tensor) -> GateGradients:
         """Gradients of A, of decayed queries and keys, and of e^T summed over E: (t, H, D, 1)."""
-        shape = dqueries.shape
-        dweights, dqueries, dkeys = (x.flatten(0, 1) for x in (dweights.tril_(-1), dqueries, dkeys))
-        inner = torch.bmm(dweights, self.k)
+        leaf = self.leaf
+        dweights = dweights.tril_(-1)
+        inner = torch.matmul(self.inner, dweights.mT.contiguous())
         dqueries.add_(inner)
-        dkeys.addcmul_(torch.bmm(dweights.mT, self.outside.q), self.back)
+        dkeys.addcmul_(torch.matmul(self.queries, dweights), leaf.back)
         # P and S both hold what of T lies outside a pair
-        dt = (dkeep * self.keep).view(len(inner), 1, -1)
-        dt = dt - inner.mul_(self.outside.q).sum(1, keepdim=True)
-        dp, ds = dqueries * self.outside.q, dkeys * self.outside.k
-        tiles, tokens, _ = dp.shape
-        ones = dp.new_ones(tokens, tokens)
-        met, left = ones.triu(1 if self.exclusive else 0), ones.tril(-1)
-        dt = torch.baddbmm(dt, met.expand(tiles, -1, -1), dp).baddbmm_(left.expand(tiles, -1, -1), ds)
-        dq, dk = dqueries.mul_(self.outside.p), dkeys.mul_(self.outside.s)
-        return GateGradients(*(x.view(shape) for x in (dq, dk, dt)))
+        dt = dkeep * self.keep - inner.mul_(self.queries).sum(-1, keepdim=True)
+        dlog_decay = torch.matmul(dqueries * self.queries, leaf.spans.met.mT).add_(dt)
+        dlog_decay += torch.matmul(dkeys * self.keys, leaf.spans.left.mT)
+        return GateGradients(dqueries.mul_(leaf.p), dkeys.mul_(leaf.s), dlog_decay)
 
 
 class Halved:
     """A tile of several leaves. A (t, H, C, C) with an empty diagonal; decayed queries and keys
-    (t, H, C, D).
+    (t, H, D, C). Its own work is done by tokens, (p, C, D) with p = t H.
     """
 
-    def __init__(self, sums: list[Tensor], leaf: int, q: Tensor, k: Tensor, exclusive: bool) -> None:
-        shape = q.shape
-        self.exclusive, self.leaf, self.levels = exclusive, leaf, len(sums) - 1
-        q, k = q.flatten(0, 1), k.flatten(0, 1)
+    def __init__(self, log_decay: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> None:
+        tiles, heads, _, tokens = q.shape
+        sums, leaf = totals(by_token(log_decay))
+        self.tiles, self.exclusive, self.leaf, self.levels = tiles, exclusive, leaf, len(sums) - 1
+        q, k = by_token(q), by_token(k)
         p = torch.zeros_like(sums[0]) if exclusive else sums[0].clone()
         s = torch.zeros_like(p)
-        weights = q.new_zeros(len(p), shape[2], shape[2])
+        weights = q.new_zeros(len(p), tokens, tokens)
         for level in range(leaf):
             grow(p, s, sums[level], 1 << level)
         self.leaves = None
@@ -179,17 +206,20 @@ class Halved:
             across(weights, h).copy_(self.products[-1].scores())
             grow(p, s, sums[level], h)
         self.outside = Product(q, k, p, s)
-        self.weights = weights.view(*shape[:2], *weights.shape[1:])
-        self.queries, self.keys = self.outside.q.view(shape), self.outside.k.view(shape)
-        self.keep = exp_(sums[-1].clone()).view(*shape[:2], -1, 1)
+        self.weights = weights.unflatten(0, (tiles, heads))
+        self.queries, self.keys = self._by_channel(self.outside.q), self._by_channel(self.outside.k)
+        self.keep = self._by_channel(exp_(sums[-1].clone()))
+
+    def _by_channel(self, x: Tensor) -> Tensor:
+        """(p, C, D) -> (t, H, D, C), a view."""
+        return x.mT.unflatten(0, (self.tiles, -1))
 
     def backward(self, dweights: Tensor, dqueries: Tensor, dkeys: Tensor, dkeep: Tensor) -> GateGradients:
         """Gradients of A, of decayed queries and keys, and of e^T summed over E: (t, H, D, 1)."""
-        shape = dqueries.shape
-        dweights, dqueries, dkeys = (x.flatten(0, 1) for x in (dweights, dqueries, dkeys))
+        dweights, dqueries, dkeys = dweights.flatten(0, 1), by_token(dqueries), by_token(dkeys)
         dq, dk = dqueries * self.outside.p, dkeys * self.outside.s
         dp, ds = dqueries.mul_(self.outside.q), dkeys.mul_(self.outside.k)
-        dt = (dkeep * self.keep).view(len(dp), 1, -1)
+        dt = by_token(dkeep * self.keep)
         for level in range(self.levels - 1, self.leaf - 1, -1):
             h = 1 << level
             dt = shrink(dp, ds, dt, h)
@@ -207,13 +237,4 @@ class Halved:
         for level in range(self.leaf - 1, -1, -1):
             dt = shrink(dp, ds, dt, 1 << level)
         dlog_decay = dt if self.exclusive else dt + dp
-        return GateGradients(*(x.view(shape) for x in (dq, dk, dlog_decay)))
-
-
-def vector_attention(log_decay: Tensor, q: Tensor, k: Tensor, exclusive: bool) -> Factorised | Halved:
-    """One group's weights, from (t, H, C, D) each, C a power of two."""
-    log_decay = log_decay.flatten(0, 1)
-    total = log_decay.sum(1, keepdim=True)
-    if log_decay.shape[1] > 1 and fits(total):
-        return Factorised(log_decay, total, q, k, exclusive)
-    return Halved(*totals(log_decay), q, k, exclusive)
+        return GateGradients(*(self._by_channel(x) for x in (dq, dk, dlog_decay)))

@@ -246,3 +246,19 @@ def test_a_named_tuple_holds_the_normalised_state():
     _, state = decay_scan(**inputs, normalizer="max")
     assert isinstance(state, MaxState)
     assert [tuple(x.shape) for x in state] == [(2, 2, 4, 3), (2, 2, 4), (2, 2)]
+
+
+@pytest.mark.parametrize("cu", [None, (0, 5, 6, 17)], ids=["rows", "segments"])
+@pytest.mark.parametrize(
+    ("form", "kind"),
+    [("plain", "constant"), ("symmetric", "constant"), ("rwkv", "token"), ("plain", "channel")],
+)
+def test_decays_that_need_no_gradient_leave_the_other_gradients_as_they_are(form, kind, cu):
+    case = Case(form=form, kind=kind, cu=cu, initial=True)
+    inputs, options = case.inputs(), case.options()
+    all_of_them = with_grad(inputs)
+    wanted = gradients(run(all_of_them, **options), all_of_them)
+    others = with_grad({name: x for name, x in inputs.items() if name != "log_decay"})
+    results = run(others | {"log_decay": inputs["log_decay"]}, **options)
+    for name, grad in gradients(results, others).items():
+        assert torch.equal(grad, wanted[name]), name

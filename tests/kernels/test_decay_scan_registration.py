@@ -160,6 +160,9 @@ def test_fake_cuda_tensors_get_shapes_dtypes_and_device(dtype):
         shapes = [(1, 30, 4, 16), (1, 30, 4, 16), (1, 30, 4, 8), (4,), (0,), (0,), (5, 4, 16, 8)]
         assert [tuple(g.shape) for g in grads] == shapes
         assert [g.dtype for g in grads[:4]] == [dtype, dtype, dtype, torch.float32]
+        words = (0, False, False, 1.0, False, 64)
+        grads = torch.ops.linzoo.decay_scan_bwd(o, S, *tensors, *words, decay_gradient=False)
+        assert [tuple(g.shape) for g in grads] == [*shapes[:3], (0,), *shapes[4:]]
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager"])

@@ -18,6 +18,7 @@ pytest.importorskip("scipy")
 import torch
 
 from linzoo.pointcloud import create_detector
+from linzoo.pointcloud.data.shapes import CLASSES
 from linzoo.pointcloud.data.synthetic import SyntheticScenes
 from linzoo.tools.lidar.pictures import bird_eye
 from linzoo.tools.runs.log import Log
@@ -286,3 +287,15 @@ def test_the_headings_are_recorded_by_class_offset_and_seed(monkeypatch, tmp_pat
     for row in rows:
         assert 0 <= row["yaw_error_pi"] <= 90 and row["yaw_error_pi"] <= row["yaw_error_2pi"] <= 180
         assert {"commit", "date", "on", "torch", "seconds", "objects", "scenes"} <= row.keys()
+
+
+def test_the_readme_tells_the_recorded_headings():
+    rows = [json.loads(line) for line in (record.RESULTS / headings.ROWS).read_text().splitlines()]
+    told = []
+    for offset in headings.OFFSETS:
+        for name in CLASSES:
+            off = [r["yaw_error_2pi"] for r in rows if (r["class"], r["offset"]) == (name, offset)]
+            assert len(off) == len(detectors.SEEDS)
+            told.append(f"{sum(off) / len(off):.0f}°")
+    words = "reads them to {}, {} and {}, with a place that is off by up to 0.32 m to {}, {} and {}"
+    assert words.format(*told) in (record.RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ from linzoo.tools.models import count_macs
 from linzoo.tools.recipe import read_recipe, recipe_names
 from linzoo.vision import FAMILIES
 
+from ..sampling import sampled
 from . import recipe_header
 from .published_vision import AUGMENTATION, ROWS, TOP1
 
@@ -27,7 +28,8 @@ PICTURES = {"l2vit_base_in22k": 14_197_122}
 GPUS = 8
 macs_of = functools.cache(count_macs)
 header, line = (functools.partial(read, "vision") for read in (recipe_header.header, recipe_header.line))
-every_recipe = pytest.mark.parametrize("name", [name for name in recipe_names() if name != "digits"])
+NAMES = [name for name in recipe_names() if name != "digits"]
+every_recipe = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,7 @@ def test_architecture_is_not_repeated_in_a_recipe(name, settings):
         assert not hasattr(VARIANTS[model_of(settings)], "drop_path_rate")
 
 
-@every_recipe
+@pytest.mark.parametrize("name", sampled(NAMES, [name for name in NAMES if name.endswith(("tiny", "384"))]))
 def test_the_header_tells_command_cost_published_figure_and_that_nothing_was_run(name, settings):
     command = line(name, "run")
     assert command.startswith(f"torchrun --nproc-per-node {GPUS} -m linzoo train --config {name} --data-dir ")

@@ -187,7 +187,7 @@ def public(trial: Trial, x: Made) -> list[tuple[str, float]]:
 
 def registration(trial: Trial, x: Made) -> list[tuple[str, float]]:
     """Shapes, dtypes and strides that the ops promise to compilers are those that the launchers return."""
-    args = (*x.inputs, *x.words, "triton")
+    args = (*x.inputs, *x.words[:-1], "triton")  # the last word is the backward's own, True if not given
     o, S = triton_launch.scan_forward(x.inputs, x.words)
     calls = {"decay_scan": args, "decay_scan_bwd": (o, S, *args)}
     for name, given in calls.items():

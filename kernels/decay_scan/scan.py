@@ -56,9 +56,8 @@ class Scan:
         self.vector = x.log_decay.dim() == 4
         chunk = words.symmetric_block or min(words.chunk, self.longest())
         width = max(self.key_dim, self.value_dim, min(chunk, x.q.shape[1]))
-        width *= (
-            1 + self.vector
-        )  # decays per channel are as large as q, and more than one of their size lives
+        if self.vector:  # decays per channel are as large as q, and more than one of their size lives
+            width *= 2
         self.plan: Rows | Packed = plan(x.q, width, chunk, words.reverse, self.vector, x.cu_seqlens)
         self.shared: dict[int, Any] = {}  # by the tiles' length: gates of constant decay, or spans
 
@@ -73,11 +72,9 @@ class Scan:
         shape = (self.plan.states, self.x.q.shape[2], self.key_dim, self.value_dim)
         if given is None:
             return torch.zeros(shape, dtype=self.dtype, device=self.x.q.device)
-        return (
-            given.clone(memory_format=torch.contiguous_format)
-            if self.plan.order is None
-            else given[self.plan.order]
-        )
+        if self.plan.order is None:
+            return given.clone(memory_format=torch.contiguous_format)
+        return given[self.plan.order]
 
     def restored(self, states: Tensor) -> Tensor:
         """Back from the plan's order."""

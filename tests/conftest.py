@@ -21,10 +21,11 @@ def pytest_collection_modifyitems(config, items):
     """Cases marked ``all_cases`` count as deselected, unless asked for."""
     if config.getoption("--all-cases"):
         return
-    left = [item for item in items if item.get_closest_marker("all_cases")]
-    if left:
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if not item.get_closest_marker("all_cases")]
+    chosen, left = [], []
+    for item in items:
+        (left if item.get_closest_marker("all_cases") else chosen).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = chosen
 
 
 @pytest.fixture(autouse=True)

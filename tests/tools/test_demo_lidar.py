@@ -269,11 +269,12 @@ def test_the_variable_must_name_a_kitti_folder(tmp_path, monkeypatch):
         lidar.settings(quick=True)
 
 
-def test_a_wrong_folder_is_refused_before_the_other_parts_run(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("only", [[], ["--only", "attention"]], ids=["all parts", "another part"])
+def test_a_wrong_folder_is_refused_before_the_other_parts_run(tmp_path, monkeypatch, capsys, only):
     from linzoo.cli import main
 
     monkeypatch.setenv(lidar_training.VARIABLE, str(tmp_path))
-    assert main(["demo", "--quick", "--output", str(tmp_path / "demo")]) == 2
+    assert main(["demo", "--quick", "--output", str(tmp_path / "demo"), *only]) == 2
     assert "LINZOO_KITTI must be a KITTI folder" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 

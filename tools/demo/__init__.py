@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     for module in ("sklearn", "skimage", "matplotlib"):  # now, not after minutes of work
         need(module, "data")
-    for name in args.only:  # and so is what a part cannot serve
+    for name in PARTS:  # and so is what a part cannot serve
         part_of(name).settings(args.quick)
     output: Path = args.output
     claim(output)

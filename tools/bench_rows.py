@@ -5,7 +5,6 @@ peaks moved meanwhile.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -133,7 +132,7 @@ def save(
     import torch
 
     from .demo.machine import commit, processor
-    from .files import write_atomic
+    from .files import write_rows
 
     common: Row = {"command": command, "commit": commit(), "device": processor(), "flags": flags()}
     common |= {
@@ -143,5 +142,5 @@ def save(
     }
     common |= {name: {n: round(x, 2) for n, x in values.items()} for name, values in peaks.items()}
     lines = [*kept, *(row | common for row in rows)]
-    write_atomic(out, "".join(json.dumps(row) + "\n" for row in lines).encode())
+    write_rows(out, lines)
     print(f"{len(rows)} rows written to {out}")

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +47,11 @@ def check_writable(folder: Path, flag: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     write_atomic(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """One JSON value a line."""
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def read_json(path: Path) -> Any:

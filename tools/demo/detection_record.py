@@ -6,7 +6,7 @@ Replaces the rows of ``tools/results/detection-backbone.jsonl``.
 import json
 from datetime import UTC, datetime
 
-from ..files import write_atomic
+from ..files import write_rows
 from .detection import POINT, RECORDED, point_request
 from .machine import commit, processor, versions
 from .worker import run_worker
@@ -27,7 +27,7 @@ def main() -> None:
         measured = run_worker(POINT, point_request("ravlt_tiny", *point))
         rows.append({"model": "ravlt_tiny", **measured, **about})
         print(json.dumps(rows[-1]), flush=True)
-    write_atomic(RECORDED, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_rows(RECORDED, rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ A detector has to find the place besides.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -18,17 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...pointcloud.boxes import wrap_angle
 from ...pointcloud.data.shapes import CLASSES
 from ...pointcloud.records import Frame
 from ..demo.machine import commit, processor, versions
-from ..files import write_atomic
+from ..files import write_rows
 from .detectors import SEEDS
+from .record import RESULTS, TEST_SCENES
 
-RESULTS = Path(__file__).parents[1] / "results"
 ROWS = "street-scenes-headings.jsonl"
 COMMAND = "python -m linzoo.tools.street_scenes headings"
 SCENES = 3200  # of the split "train", which 400 updates of 8 draw
-TEST_SCENES = 100
 OFFSETS = (0.0, 0.32)  # metres by which the known place is off along x and y, at most
 POINTS = 64  # of an object; the same ones again where there are fewer
 MARGIN = 0.05  # metres about the circle around a box
@@ -114,8 +113,7 @@ def errors(reader: Reader, crops: Crops, offset: float) -> dict[str, float]:
     """Mean absolute degrees modulo a half and a whole turn."""
     said = reader(moved(crops.points, offset, torch.Generator().manual_seed(0)))
     off = torch.atan2(said[:, 1], said[:, 0]) - crops.yaw
-    whole = torch.atan2(off.sin(), off.cos()).abs().rad2deg()
-    half = torch.minimum(whole, 180 - whole)
+    half, whole = (wrap_angle(off, period).abs().rad2deg() for period in (math.pi, 2 * math.pi))
     return {"yaw_error_pi": round(half.mean().item(), 1), "yaw_error_2pi": round(whole.mean().item(), 1)}
 
 
@@ -138,4 +136,4 @@ def record_headings(results: Path = RESULTS) -> None:
                 row = {"class": name, "offset": offset, "seed": seed, "objects": len(known[name])}
                 row |= {"seconds": round(time.process_time() - began, 1)}
                 rows.append(row | errors(reader, unseen[name], offset) | made)
-    write_atomic(results / ROWS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_rows(results / ROWS, rows)

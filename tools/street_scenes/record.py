@@ -15,7 +15,7 @@ import torch
 from ...pointcloud import Detector
 from ...pointcloud.data.synthetic import SyntheticScenes
 from ..demo.machine import commit, processor, versions
-from ..files import read_json, write_atomic, write_json
+from ..files import read_json, write_atomic, write_json, write_rows
 from .detectors import RECIPES, SEEDS, train_one
 from .judge import judge, sheet
 
@@ -49,7 +49,7 @@ def record(
     for name in RECIPES:
         picture = folder / f"{name}-{SEEDS[0]}" / "scenes.png"
         write_atomic(results / PICTURE.format(name), picture.read_bytes())
-    write_atomic(results / ROWS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_rows(results / ROWS, rows)
 
 
 def one_row(name: str, seed: int, folder: Path, device: str, workers: int, flags: dict) -> dict:

@@ -84,15 +84,12 @@ class Scan:
 
     def queries(self, group: Group, by_channel: bool = True) -> Tensor:
         """(t, H, D, C); in memory by tokens unless ``by_channel``: faster to load, slower in sums with k."""
-        q = group.load(self.x.q, self.dtype, by_channel)
-        if self.words.scale != 1:
-            q.mul_(self.words.scale)
-        return q if by_channel else q.mT
+        q = self._load(group, self.x.q, by_channel)
+        return q if self.words.scale == 1 else q.mul_(self.words.scale)
 
     def keys(self, group: Group, by_channel: bool = True) -> Tensor:
         """k with its weight (t, H, D, C), in memory as q is."""
-        k = group.load(self.x.k, self.dtype, by_channel)
-        k = k if by_channel else k.mT
+        k = self._load(group, self.x.k, by_channel)
         return k if self.x.log_weight is None else k.mul_(self.weight(group))
 
     def weight(self, group: Group) -> Tensor:
@@ -139,8 +136,11 @@ class Scan:
 
     def log_decay(self, group: Group, by_channel: bool = True) -> Tensor:
         """One per channel: (t, H, D, C), in memory as q is."""
-        log_decay = group.load(self.x.log_decay, self.dtype, by_channel)
-        return log_decay if by_channel else log_decay.mT
+        return self._load(group, self.x.log_decay, by_channel)
+
+    def _load(self, group: Group, x: Tensor, by_channel: bool) -> Tensor:
+        loaded = group.load(x, self.dtype, by_channel)
+        return loaded if by_channel else loaded.mT
 
     def spans(self, group: Group) -> Spans:
         if group.length not in self.shared:

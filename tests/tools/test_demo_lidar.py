@@ -215,10 +215,18 @@ def test_recorded_rows_are_shown_as_mean_and_range(tmp_path):
     rows.append(long_row("scatterformer", 0, Car_centre_error=None))
     text = lidar_recorded_page.page_of(rows, tmp_path)
     assert "recorded, not re-run" in text
-    assert "LION-Mamba and ScatterFormer, small forms, 600" in text and "2 seeds" in text
-    assert "<td>LION-Mamba</td><td>1,100,000</td><td>70 (60 - 80)</td><td>75</td>" in text
+    assert re.search(r"2\s+seeds", text) and "Pasted" not in text
+    assert (
+        "<td>LION-Mamba</td><td>1,100,000</td><td>600 of 8 scenes</td><td>70 (60 - 80)</td><td>75</td>"
+        in text
+    )
     assert re.search(r"ScatterFormer, Car</td><td>80</td><td>90</td><td>-</td><td>4\N{DEGREE SIGN}<", text)
     assert "2026-01-01, a &lt;gpu&gt;, torch 2, commit abc" in text and "run it" in text
+
+
+def test_what_pasting_means_is_said_where_a_detector_was_trained_so(tmp_path):
+    text = lidar_recorded_page.page_of([long_row("lion_mamba_pasted", 0)], tmp_path)
+    assert "<td>LION-Mamba, pasted</td>" in text and "<b>Pasted</b>: trained on scenes" in text
 
 
 def test_yaw_errors_are_told_as_the_share_that_is_turned_round():

@@ -20,6 +20,7 @@ import torch
 from linzoo.pointcloud import create_detector
 from linzoo.pointcloud.data.shapes import CLASSES
 from linzoo.pointcloud.data.synthetic import SyntheticScenes
+from linzoo.tools.files import write_rows
 from linzoo.tools.lidar.pictures import bird_eye
 from linzoo.tools.runs.log import Log
 from linzoo.tools.street_scenes import detectors, headings, judge, record
@@ -107,7 +108,7 @@ def test_what_is_finished_is_gathered_not_repeated(killed, monkeypatch, tmp_path
     assert record.recorded(tmp_path) == rows_in(killed[0])
 
 
-def test_one_detector_alone_replaces_nothing(killed, monkeypatch, tmp_path):
+def test_one_seed_alone_replaces_nothing(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(record, "one_row", lambda name, seed, *_: made.append((name, seed)))
     monkeypatch.setattr(record, "SEEDS", (0, 1))
@@ -115,6 +116,16 @@ def test_one_detector_alone_replaces_nothing(killed, monkeypatch, tmp_path):
     record.record(tmp_path, "cpu", 0, only=(None, 0), results=tmp_path / "results")
     assert made == [("scatterformer", 1), ("lion_retnet", 0), ("scatterformer", 0)]
     assert not (tmp_path / "results").exists()
+
+
+def test_one_detector_alone_replaces_its_own_rows_and_picture(killed, tmp_path):
+    other = {"detector": "lion_retnet", "seed": 0, "metrics": {}}
+    old = {"detector": "scatterformer", "seed": 7}
+    unknown = {"detector": "of a recipe that is gone", "seed": 0}
+    write_rows(tmp_path / record.ROWS, [other, old, unknown])
+    record.record(killed[0], "cpu", 0, only=("scatterformer", None), results=tmp_path, **TINY)
+    assert record.recorded(tmp_path) == [other, rows_in(killed[0])[1]]
+    assert [file.name for file in tmp_path.glob("*.png")] == [record.PICTURE.format("scatterformer")]
 
 
 def test_the_command_hands_its_flags_on_and_forgets_when_asked(monkeypatch, tmp_path):
@@ -125,11 +136,25 @@ def test_the_command_hands_its_flags_on_and_forgets_when_asked(monkeypatch, tmp_
     parser, seen = argparse.ArgumentParser(), []
     add_arguments(parser)
     monkeypatch.setattr(record, "record", lambda *a, **k: seen.append((a, k)))
-    (tmp_path / "full").mkdir()
+    for name in ("lion_mamba-1", "lion_mamba-2", "lion_mamba_pasted-2"):
+        (tmp_path / "full" / name).mkdir(parents=True)
     words = ["full", "--output", str(tmp_path), "--detector", "lion_mamba", "--seed", "2", "--device", "cpu"]
     assert run_command(parser.parse_args([*words, "--restart"])) == 0
     assert seen == [((tmp_path, "cpu", 0), {"only": ("lion_mamba", 2)})]
-    assert not (tmp_path / "full").exists()
+    assert {each.name for each in (tmp_path / "full").iterdir()} == {"lion_mamba-1", "lion_mamba_pasted-2"}
+
+
+@pytest.mark.parametrize("task", ["headings", "start"])
+def test_a_detector_or_a_seed_of_another_task_is_refused(task):
+    import argparse
+
+    from linzoo.tools.street_scenes import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for flag, value in (("--detector", "lion_mamba"), ("--seed", "0")):
+        with pytest.raises(ValueError, match=f"{flag} is a flag of full, {task} takes none"):
+            run_command(parser.parse_args([task, flag, value]))
 
 
 # training
@@ -143,10 +168,13 @@ def test_scenes_that_are_judged_are_none_that_are_trained_on():
     assert torch.equal(first("test"), first("test"))
 
 
-def test_the_recipes_differ_in_the_detector_alone():
+@pytest.mark.parametrize("pasted", [False, True])
+def test_the_recipes_of_a_kind_differ_in_the_detector_alone(pasted):
     from linzoo.tools.train_lidar import parse
 
-    words = [vars(parse([recipe])) for recipe in detectors.RECIPES.values()]
+    recipes = [recipe for recipe in detectors.RECIPES.values() if recipe.endswith("_pasted") == pasted]
+    assert len(recipes) == 3
+    words = [vars(parse([recipe])) for recipe in recipes]
     for other in words[1:]:
         assert {name for name in other if other[name] != words[0][name]} == {"config", "detector"}
 
@@ -222,17 +250,17 @@ def test_the_committed_start_is_small_and_fits():
 
 
 @pytest.mark.skipif(not record.recorded(), reason="no rows are committed")
-def test_the_committed_rows_have_every_detector_with_every_seed_alike_and_a_picture():
-    rows = record.recorded()
-    assert {(row["detector"], row["seed"]) for row in rows} == {
-        (name, seed) for name in detectors.RECIPES for seed in detectors.SEEDS
-    }
-    for key in ("updates", "frames_an_update", "test_scenes", "command"):
-        assert len({row[key] for row in rows}) == 1
-    for row in rows:
-        assert {"commit", "date", "on", "torch", "seconds", "resumed", "parameters"} <= row.keys()
-    for name in detectors.RECIPES:
-        assert (record.RESULTS / record.PICTURE.format(name)).exists()
+def test_a_detector_with_committed_rows_has_them_for_every_seed_alike_and_a_picture():
+    of = {name: [row for row in record.recorded() if row["detector"] == name] for name in detectors.RECIPES}
+    assert sum(map(len, of.values())) == len(record.recorded())
+    for name, rows in of.items():
+        assert not rows or [row["seed"] for row in rows] == list(detectors.SEEDS)
+        assert not rows or (record.RESULTS / record.PICTURE.format(name)).exists()
+        for key in ("updates", "frames_an_update", "test_scenes", "command", "recipe"):
+            assert len({row[key] for row in rows}) <= 1
+        for row in rows:
+            assert {"commit", "date", "on", "torch", "seconds", "resumed", "parameters"} <= row.keys()
+            assert row["recipe"] == detectors.RECIPES[name]
 
 
 # headings without a detector

@@ -1,10 +1,10 @@
 """``python -m linzoo.tools.street_scenes``: LiDAR detectors on scenes that are drawn.
 
-``full`` trains three detectors with several seeds, judges them on scenes that none has seen, and replaces the
-rows of ``tools/results/street-scenes.jsonl`` and its pictures. ``start`` trains the committed weights that
-``linzoo demo`` begins with. Both go on where a killed run stood. Runs named by ``--detector`` and ``--seed``
-can be made at the same time; a last ``full`` gathers them. ``headings`` measures what the points alone tell
-of headings, without a detector, and replaces ``tools/results/street-scenes-headings.jsonl``.
+``full`` trains detectors with several seeds, judges them on scenes that none has seen, and replaces their
+rows in ``tools/results/street-scenes.jsonl`` and their pictures. ``start`` trains the committed weights that
+``linzoo demo`` begins with. Both go on where a killed run stood. Runs named by ``--seed`` can be made at the
+same time; a last ``full --detector NAME`` gathers them. ``headings`` measures what the points alone tell of
+headings, without a detector, and replaces ``tools/results/street-scenes-headings.jsonl``.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 TASKS = {
-    "full": "train and judge every detector with every seed, replace the recorded rows and pictures",
+    "full": "train and judge every detector with every seed, replace its recorded rows and picture",
     "headings": "read headings from the points of road users whose place is known, replace those rows",
     "start": "train what the demo begins with, replace tools/weights/lion_retnet_small.safetensors",
 }
@@ -23,18 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     tasks = "; ".join(f"{name}: {what}" for name, what in TASKS.items())
     parser.add_argument("task", choices=TASKS, help=tasks)
-    parser.add_argument("--detector", choices=RECIPES, help="only this one; nothing is replaced")
-    parser.add_argument("--seed", type=int, choices=SEEDS, help="only this one; nothing is replaced")
+    parser.add_argument("--detector", choices=RECIPES, help="of full: only this one")
+    parser.add_argument("--seed", type=int, choices=SEEDS, help="of full: only this one; nothing is replaced")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/street-scenes"), metavar="DIR",
         help="folder of checkpoints (runs/street-scenes)",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", choices=("auto", "cpu"), help="default auto")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that draw (0: none)")
-    parser.add_argument("--restart", action="store_true", help="forget what an earlier run has reached")
+    parser.add_argument(
+        "--restart", action="store_true", help="forget what earlier runs of these have reached"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    for flag in ("detector", "seed"):
+        if args.task != "full" and getattr(args, flag) is not None:
+            raise ValueError(f"--{flag} is a flag of full, {args.task} takes none")
     if args.task == "headings":
         from .headings import record_headings
 
@@ -45,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     for module in ("accelerate", "matplotlib", "scipy"):
         need(module, "pointcloud")  # now, not after minutes of work
     if args.restart:
-        shutil.rmtree(args.output / args.task, ignore_errors=True)
+        runs = f"{args.detector or '*'}-{'*' if args.seed is None else args.seed}"
+        for folder in (args.output / args.task).glob(runs):
+            shutil.rmtree(folder)
     if args.task == "full":
         from .record import record
 

@@ -15,6 +15,9 @@ RECIPES = {
     "lion_retnet": "street_lion_retnet",
     "lion_mamba": "street_lion_mamba",
     "scatterformer": "street_scatterformer",
+    "lion_retnet_pasted": "street_lion_retnet_pasted",
+    "lion_mamba_pasted": "street_lion_mamba_pasted",
+    "scatterformer_pasted": "street_scatterformer_pasted",
 }
 SEEDS = (0, 1, 2)
 START = Path(__file__).parents[1] / "weights" / "lion_retnet_small.safetensors"

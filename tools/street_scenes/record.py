@@ -34,22 +34,27 @@ def record(
     results: Path = RESULTS,
     **flags: Any,
 ) -> None:
-    """Train, judge, and, unless ``only`` some are wanted, replace the rows and the pictures in ``results``.
+    """Train and judge; replace the rows and the picture in ``results`` of each detector with every seed done.
 
+    only: a detector, a seed; None is all of them, and after one seed alone nothing is replaced.
     flags: further flags of ``linzoo train``, with underscores.
     """
     folder = output / "full"
-    rows = []
-    for seed in SEEDS:
-        for name in RECIPES:
-            if only[0] in (None, name) and only[1] in (None, seed):
-                rows.append(one_row(name, seed, folder, device, workers, flags))
-    if only != (None, None):
-        return
-    for name in RECIPES:
-        picture = folder / f"{name}-{SEEDS[0]}" / "scenes.png"
-        write_atomic(results / PICTURE.format(name), picture.read_bytes())
-    write_rows(results / ROWS, rows)
+    for name in RECIPES if only[0] is None else only[:1]:
+        rows = [
+            one_row(name, seed, folder, device, workers, flags) for seed in SEEDS if only[1] in (None, seed)
+        ]
+        if only[1] is None:
+            replace(name, rows, results)
+            picture = (folder / f"{name}-{SEEDS[0]}" / "scenes.png").read_bytes()
+            write_atomic(results / PICTURE.format(name), picture)
+
+
+def replace(name: str, rows: list[dict], results: Path) -> None:
+    """Those of other detectors stand, as long as there is a recipe for them."""
+    known = [row for row in recorded(results) if row["detector"] != name and row["detector"] in RECIPES]
+    place = list(RECIPES).index
+    write_rows(results / ROWS, sorted(known + rows, key=lambda row: (place(row["detector"]), row["seed"])))
 
 
 def one_row(name: str, seed: int, folder: Path, device: str, workers: int, flags: dict) -> dict:

@@ -4,7 +4,9 @@ Faults of one part are tested beside that part; these concern several, or the na
 """
 
 import ast
+import re
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from linzoo.pointcloud import Labels, create_detector
+from linzoo.pointcloud.heads import LossWeights, TransFusionHead
 from linzoo.pointcloud.lion.layer import LionLayer
 from linzoo.pointcloud.lion.merge import coarse_cells
 from linzoo.pointcloud.metrics import kitti_ap
@@ -21,7 +24,7 @@ from linzoo.pointcloud.scatterformer.attention import ScatteredLinearAttention
 from linzoo.pointcloud.scatterformer.feed_forward import CrossWindowFeedForward
 from linzoo.pointcloud.scatterformer.pillar_pool import PillarPool, columns
 from linzoo.pointcloud.sparse import DepthwiseSubmanifoldConv3d
-from linzoo.pointcloud.voxels import Voxels
+from linzoo.pointcloud.voxels import VoxelGrid, Voxels
 from linzoo.pointcloud.windows import window_order
 
 from .lion_cases import cells, sample, scattered
@@ -46,6 +49,13 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module.split(".")[0])
     return found - set(sys.stdlib_module_names)
+
+
+def names_in(path: Path) -> set[str]:
+    """Attributes that a file takes, and names that it imports from elsewhere."""
+    found = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+    imports = [node for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)]
+    return found | {alias.name for node in imports for alias in node.names}
 
 
 def test_no_package_with_an_extension_to_build_is_imported():
@@ -74,8 +84,40 @@ def test_kernels_have_nothing_that_newer_triton_has_dropped():
     kernels = [path for path in SOURCES if path.name.startswith("triton_")]
     assert len(kernels) > 10
     for path in kernels:
-        names = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
-        assert not names & {"pow", "make_block_ptr", "advance"}, path
+        assert not names_in(path) & {"pow", "make_block_ptr", "advance"}, path
+
+
+def test_no_kernel_adds_up_by_atomics():
+    """As ScatterFormer's backward does: each run of a training has other digits."""
+    for path in SOURCES:
+        if path.name.startswith(("triton_", "depthwise_triton")):
+            assert not [name for name in names_in(path) if name.startswith("atomic_")], path
+
+
+def test_nothing_is_installed_that_pins_an_old_numpy_or_needs_a_compiler():
+    """nuscenes-devkit alone takes numpy back to 1.26; Waymo's package wants an old Python and TensorFlow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = (project["dependencies"], *project["optional-dependencies"].values())
+    wanted = [line for lines in lists for line in lines]
+    names = {re.match(r"[\w.-]+", line)[0].lower().replace("_", "-") for line in wanted}
+    assert {"torch", "numpy", "scipy", "mmcv-lite"} <= names  # mmcv-lite has nothing compiled
+    others = "nuscenes-devkit waymo-open tensorflow numba spconv cumm mmcv minkowskiengine torchsparse"
+    others += " torch-scatter mamba-ssm causal-conv1d flash-attn xlstm"
+    assert not [name for name in names - {"mmcv-lite"} if name.startswith(tuple(others.split()))]
+    assert not [line for line in wanted if line.startswith("numpy") and "<" in line]
+
+
+def test_no_file_bears_the_licence_of_the_authors_mlstm():
+    """That file is under the AGPL; ours is written from the formulas."""
+    for path in SOURCES:
+        assert not re.search(r"affero|agpl|nxai", path.read_text(), re.IGNORECASE), path
+
+
+def test_no_recorded_frame_is_part_of_the_repository():
+    """KITTI's are for non-commercial use; the scenes of tests are drawn here."""
+    recorded = {".bin", ".pcd", ".npy", ".npz", ".pkl", ".tfrecord", ".ply", ".las", ".pth"}
+    tops = [ROOT / top for top in ("src", "kernels", "pointcloud", "tools", "configs", "tests")]
+    assert not [path for top in tops for path in top.rglob("*") if path.suffix in recorded]
 
 
 def test_models_add_up_by_nothing_whose_order_a_gpu_does_not_keep():
@@ -85,8 +127,45 @@ def test_models_add_up_by_nothing_whose_order_a_gpu_does_not_keep():
     on_the_cpu = (models / "data", models / "metrics")  # numpy
     for path in SOURCES:
         if path.is_relative_to(models) and not any(path.is_relative_to(folder) for folder in on_the_cpu):
-            names = {n.attr.removesuffix("_") for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
-            assert not names & atomic, path
+            assert not {name.removesuffix("_") for name in names_in(path)} & atomic, path
+
+
+UNORDERED = re.compile(
+    r"(Gather|IndexSelect|IndexAdd|Scatter\w*|RepeatInterleave|Embedding|Take|Put)Backward"
+)
+
+
+def backward_steps(loss: torch.Tensor) -> set[str]:
+    """Names of what runs when gradients are computed."""
+    seen, todo = set(), [loss.grad_fn]
+    while todo:
+        step = todo.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            todo += [before for before, _ in step.next_functions]
+    return {step.name() for step in seen}
+
+
+def test_the_walk_over_gradients_sees_what_has_no_order():
+    rows, index = torch.ones(3, 2, requires_grad=True), torch.tensor([[0, 0], [1, 2]])
+    steps = backward_steps((rows.gather(0, index) + rows.index_select(0, index[1])).sum())
+    assert {name.removesuffix("0") for name in steps if UNORDERED.match(name)} == {
+        "GatherBackward",
+        "IndexSelectBackward",
+    }
+
+
+@pytest.mark.parametrize(
+    "words", [{"border": "wrap", "swap_axes": True}, {"border": "clamp", "swap_axes": False}]
+)
+def test_gradients_of_queries_are_added_up_in_an_order(words):
+    grid = VoxelGrid(point_range=(0.0, 0.0, 0.0, 8.0, 8.0, 4.0), voxel_size=(0.5, 0.5, 0.5))
+    small = {"queries": 6, "width": 16, "heads": 2, "hidden": 8, "radius": 2, "height": "top"}
+    losses = LossWeights(box_loss="rotated")
+    head = TransFusionHead(4, classes=("a", "b"), grid=grid, stride=1, losses=losses, **small, **words)
+    labels = Labels(torch.tensor([[4.0, 3.0, 1.0, 4.0, 1.8, 1.5, 0.3, 0.0, 0.0]]), torch.tensor([0]))
+    loss = sum(head.loss(head(torch.randn(1, 4, 16, 16)), [labels]).values())
+    assert not [name for name in backward_steps(loss) if UNORDERED.match(name)]
 
 
 @pytest.mark.parametrize("name", ["lion_retnet_small", "scatterformer_small"])
@@ -99,7 +178,9 @@ def test_training_detection_and_evaluation_run_without_any_of_them(name, monkeyp
     detector = create_detector(name, **words)
     points = torch.rand(200, 4) * torch.tensor([8.0, 8.0, 2.0, 1.0]) + torch.tensor([4.0, -4.0, -1.5, 0.0])
     labels = Labels(torch.tensor([[8.0, 0.0, -0.5, 4.0, 1.8, 1.5, 0.3]]), torch.tensor([0]))
-    sum(detector.loss([points], [labels]).values()).backward()
+    loss = sum(detector.loss([points], [labels]).values())
+    assert not [name for name in backward_steps(loss) if UNORDERED.match(name)]
+    loss.backward()
     assert all(p.grad.isfinite().all() for p in detector.parameters() if p.grad is not None)
     assert len(detector.eval().detect([points])) == 1
     boxes = row_of_boxes(3)

@@ -1,10 +1,11 @@
-"""Files of LiDAR points: KITTI's .bin, nuScenes' .pcd.bin, .npy and .pcd.
+"""Files of LiDAR points: KITTI's .bin, nuScenes' .pcd.bin, .npy and .pcd; and the text beside them.
 
 A row is x, y, z in metres, then what the file holds beside them. Every error names the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,8 @@ def _read_npy(path: Path, values: int | None) -> np.ndarray:
     try:
         rows = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: is cut short or no .npy array of numbers: {error}") from error
+        reason = str(error).partition(". If you trust the file")[0]  # numpy goes on with how to run a pickle
+        raise ValueError(f"{path}: is cut short or no .npy array of numbers: {reason}") from error
     wanted = "(N, 3 or more)" if values is None else f"(N, {values})"
     good = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.shape[1] >= 3 and rows.dtype.kind in "fiu"
     if not good or (values is not None and rows.shape[1] != values):
@@ -71,7 +73,8 @@ def _read_npy(path: Path, values: int | None) -> np.ndarray:
         raise ValueError(f"{path}: must hold numbers {wanted}, got {got}")
     if len(rows) == 0:
         raise ValueError(f"{path}: the file of points is empty (0 rows)")
-    return np.ascontiguousarray(rows, dtype=np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, which is refused
+        return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def _read_pcd(path: Path, values: int | None) -> np.ndarray:
@@ -81,6 +84,25 @@ def _read_pcd(path: Path, values: int | None) -> np.ndarray:
     if values is not None and rows.shape[1] < values:
         raise ValueError(f"{path}: must hold {values} values a point, got {rows.shape[1]}")
     return np.ascontiguousarray(rows[:, :values])
+
+
+def read_text(path: Path) -> str:
+    """A text file's content, less a byte-order mark.
+
+    Raises: OSError; ValueError naming the file for one that is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: must be a UTF-8 text, got the byte {error.object[error.start]:#04x}"
+        ) from error
+
+
+def nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """The name of ``known`` that ``name`` would be in other cases: "car" -> "Car". None if there is none, or
+    it is ``name`` itself."""
+    return next((each for each in known if each != name and each.casefold() == name.casefold()), None)
 
 
 def check_finite(path: Path, rows: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..boxes import inside_boxes
 from ..metrics import NUSCENES_CLASSES, NuScenesLabels, nuscenes_metrics
 from ..records import Detections, Frame, Labels
-from .files import read_points
+from .files import read_points, read_text
 from .nuscenes_attributes import usual_attributes
 from .nuscenes_tables import read_records
 from .poses import move_boxes, move_points
@@ -82,8 +82,9 @@ class NuScenesFrames(RecordedFrames):
         self.folder, self.version, self.split, self.sweeps = Path(folder), version, split, sweeps
         tables = self.folder / version
         if not tables.is_dir():
+            others = ", ".join(sorted(f"{path.parent.name}/" for path in self.folder.glob("*/sample.json")))
             raise FileNotFoundError(
-                f"{self.folder}: must hold the folder of tables {version}/, there is none"
+                f"{self.folder}: must hold the folder of tables {version}/, there is {others or 'none'}"
             )
         scenes = split_scenes(self.folder, version, split)
         settings = {
@@ -110,7 +111,8 @@ class NuScenesFrames(RecordedFrames):
             for name in ("classes", "attributes", "lidar_points", "radar_points")
         )
         kept = lidar > 0
-        labels = Labels(boxes[kept].nan_to_num(nan=0.0), classes[kept])
+        labels = Labels(boxes[kept], classes[kept])
+        labels.boxes[:, 7:].nan_to_num_(nan=0.0)
         info = {
             "num_points": lidar[kept],
             "all_boxes": boxes,
@@ -169,7 +171,7 @@ def split_scenes(folder: Path, version: str, split: str) -> list[str] | None:
     for place in (folder, folder / version):
         names = None
         if (place / f"{split}.txt").is_file():
-            names = (place / f"{split}.txt").read_text(encoding="utf-8").split()
+            names = read_text(place / f"{split}.txt").split()
         elif (place / "splits.json").is_file():
             try:
                 names = json.loads((place / "splits.json").read_text(encoding="utf-8")).get(split)
@@ -178,9 +180,14 @@ def split_scenes(folder: Path, version: str, split: str) -> list[str] | None:
                     f"{place / 'splits.json'}: must be json {{split: [scene names]}} ({error})"
                 ) from error
         if names is not None:
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError(
+                    f"{place / 'splits.json'}: must be json {{split: [scene names]}}, {split!r} is "
+                    f"{names!r:.80}"
+                )
             if not names:
                 raise ValueError(f"{place}: the list of scenes of split {split!r} is empty")
-            return list(names)
+            return names
     raise ValueError(
         f"{folder}: splits.json or {split}.txt must say which scenes are split {split!r}, neither does; "
         "split 'all' takes every scene"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ COLUMNS = {  # what is kept of each table, besides the token
     "instance": ("category_token",),
     "category": ("name",),
     "attribute": ("name",),
+}  # fmt: skip
+NUMBERS = {  # how many finite numbers a column holds; 0: one, and no list
+    "translation": 3, "rotation": 4, "size": 3, "timestamp": 0, "num_lidar_pts": 0, "num_radar_pts": 0,
 }  # fmt: skip
 CHANNEL = "LIDAR_TOP"
 RACK = "static_object.bicycle_rack"
@@ -107,16 +111,44 @@ def _read_table(path: Path, columns: Sequence[str], wanted: Callable[[Row], bool
     def keep(row: Row) -> None:
         if wanted(row):
             found[row["token"]] = {name: row[name] for name in columns}
+            check_numbers(path, row, numbers)
 
+    numbers = [name for name in columns if name in NUMBERS]
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_hook=keep)
     except KeyError as error:
         raise ValueError(f"{path}: a row lacks the column {error}") from error
+    except NumbersError:
+        raise
     except ValueError as error:
         raise ValueError(f"{path}: must be a json list of rows ({error})") from error
     if not isinstance(content, list):
         raise ValueError(f"{path}: must be a json list of rows, got {type(content).__name__}")
     return found
+
+
+class NumbersError(ValueError):
+    """A row's numbers are not what their column holds."""
+
+
+def check_numbers(path: Path, row: Row, names: Sequence[str]) -> None:
+    """Raises: NumbersError naming the file, the row and the column; a turn of length 0 is none either."""
+    for name in names:
+        value, count = row[name], NUMBERS[name]
+        if not (are_numbers(value, count) and (name != "rotation" or any(value))):
+            wanted = f"a list of {count} finite numbers" if count else "a finite number"
+            wanted += ", not all 0" if name == "rotation" else ""
+            raise NumbersError(f"{path}: row {row['token']!r} must have {name} as {wanted}, got {value!r}")
+
+
+def are_numbers(value: Any, count: int) -> bool:
+    """Whether a json value is a list of ``count`` finite numbers, or of count 0 a finite number."""
+    if count and not (isinstance(value, list) and len(value) == count):
+        return False
+    try:
+        return isfinite(sum(value) if count else value)  # of a million rows: one NaN makes the sum one
+    except TypeError:
+        return False
 
 
 def read_records(folder: Path, scenes: Sequence[str] | None, sweeps: int) -> list[dict[str, Any]]:

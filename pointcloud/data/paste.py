@@ -153,9 +153,13 @@ def _facts(path: str | Path) -> dict[str, Any]:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: is cut short or no safetensors file: {error}") from error
-    facts = json.loads(metadata.get("paste", "{}"))
-    if facts.get("format") != FORMAT:
-        raise ValueError(f"{path}: must be a paste database of format {FORMAT}, got {facts.get('format')}")
+    try:
+        facts = json.loads(metadata.get("paste", "{}"))
+        found = facts.get("format")
+    except (ValueError, AttributeError):
+        found = metadata["paste"][:40]
+    if found != FORMAT:
+        raise ValueError(f"{path}: must be a paste database of format {FORMAT}, got {found}")
     return facts
 
 

@@ -71,7 +71,12 @@ class Prepared:
             content = json.loads(self.facts_file.read_text(encoding="utf-8"))
             if not {"frames", "summary"} <= content.keys():
                 raise ValueError("it has no frames")
-            return content if content["settings"] == self.stamp() else None
+            if content["settings"] != self.stamp():
+                return None
+            whole = isinstance(content["summary"], dict) and all("name" in row for row in content["frames"])
+            if not whole:
+                raise ValueError("its frames have no names")
+            return content
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.facts_file}: is damaged ({error}); delete it and prepare the data set again"
@@ -79,15 +84,22 @@ class Prepared:
 
 
 class RecordedFrames:
-    """Data sets whose index holds all the facts of every frame. ``prepared`` is set by who inherits."""
+    """Data sets whose index holds all the facts of every frame. The attributes are set by who inherits."""
 
+    folder: Path
+    split: str
     prepared: Prepared
 
     def take_records(self, read: Callable[[], list[dict[str, Any]]]) -> None:
-        """The prepared facts, else those that ``read`` finds in the data set's own files."""
+        """The prepared facts, else those that ``read`` finds in the data set's own files.
+
+        Raises: ValueError when there are none.
+        """
         stored = self.prepared.read()
         self._is_prepared = stored is not None
         self._records = read() if stored is None else stored
+        if not self._records:
+            raise ValueError(f"{self.folder}: split {self.split!r} must hold at least one frame, got none")
 
     @property
     def paste_file(self) -> Path | None:

@@ -23,7 +23,7 @@ import torch
 
 from ..metrics import CountedLabels, unofficial_waymo_ap
 from ..records import Detections, Frame, Labels
-from .files import read_points
+from .files import nearest_name, read_points, read_text
 from .plain_pickle import read_plain_pickle
 from .prepared import FOLDER, Prepared, RecordedFrames
 
@@ -139,9 +139,12 @@ def split_sequences(folder: Path, sequences: Path, split: str) -> list[str]:
     path = folder / "ImageSets" / f"{split}.txt"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such list of sequences; split 'all' takes every one")
-    names = [name.removesuffix(".tfrecord") for name in path.read_text(encoding="utf-8").split()]
+    names = [name.removesuffix(".tfrecord") for name in read_text(path).split()]
     if not names:
         raise ValueError(f"{path}: must name at least one sequence, got none")
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"{path}: must name each sequence once, got {twice} again")
     if missing := [name for name in names if not (sequences / name).is_dir()]:
         raise FileNotFoundError(f"{sequences / missing[0]}: there is no such sequence, which {path} names")
     return names
@@ -161,6 +164,10 @@ def read_sequence(folder: Path) -> list[dict[str, Any]]:
             raise ValueError(
                 f"{path}: frame {number} does not have the layout that is read: {error!r}"
             ) from error
+    files = [record["file"] for record in records]
+    if len(set(files)) != len(files):
+        twice = next(file for i, file in enumerate(files) if file in files[:i])
+        raise ValueError(f"{path}: must have each frame's sample_idx once, two frames are {twice}")
     return records
 
 
@@ -168,6 +175,9 @@ def _record(sequence: str, row: Mapping[str, Any]) -> dict[str, Any]:
     number = int(row["point_cloud"]["sample_idx"])
     annotations = row.get("annos") or {"name": [], "gt_boxes_lidar": [], "num_points_in_gt": []}
     names = [str(name) for name in annotations["name"]]
+    for name in set(names):
+        if meant := nearest_name(name, WAYMO_CLASSES):
+            raise ValueError(f"must name the class {meant}, got {name!r}")
     boxes = np.asarray(annotations["gt_boxes_lidar"], dtype=np.float64)
     boxes = boxes.reshape(len(names), -1)[:, :7] if names else boxes.reshape(0, 7)
     counts = [int(count) for count in annotations["num_points_in_gt"]]

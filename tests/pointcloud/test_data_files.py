@@ -191,6 +191,20 @@ def test_a_pickled_array_is_not_read(tmp_path):
         read_points(tmp_path / "a.npy")
 
 
+def test_an_error_of_an_array_does_not_say_how_to_run_a_pickle(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"neither an array nor a pickle")
+    with pytest.raises(ValueError, match=r"a\.npy: is cut short or no \.npy array of numbers") as caught:
+        read_points(tmp_path / "a.npy")
+    assert "unsafely" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_float32_are_refused_as_infinite(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((2, 4), 1e200))
+    with pytest.raises(ValueError, match="2 of 2 points hold NaN or infinite values"):
+        read_points(tmp_path / "a.npy")
+
+
 def test_a_pcd_with_too_few_fields_is_refused(tmp_path):
     (tmp_path / "a.pcd").write_bytes(header("ascii", 1, "x y z", "4 4 4", "F F F", "1 1 1") + b"1 2 3\n")
     assert read_points(tmp_path / "a.pcd").shape == (1, 3)

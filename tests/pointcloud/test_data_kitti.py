@@ -1,6 +1,7 @@
 """KITTI folders: boxes and points as they were written, facts for the metric, files for the benchmark."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -224,6 +225,10 @@ BROKEN = [
     (CALIBRATION, b"P2: 1 0 x\n", "line 1 must hold numbers"),
     (LABEL, None, "there is no such file of labels"),
     (LABEL, b"Car 0 0 1 2 3\n", "line 1 must have 15 columns, 16 with a score, got 6"),
+    ("ImageSets/train.txt", b"\xff00", "must be a UTF-8 text, got the byte 0xff"),
+    (CALIBRATION, b"P2: \xff", "must be a UTF-8 text, got the byte 0xff"),
+    (LABEL, VAN.encode().replace(b"Van", b"V\xe4n"), "must be a UTF-8 text, got the byte 0xe4"),
+    (LABEL, VAN.encode() + VAN.lower().encode(), "line 2 must name the type Van, got 'van'"),
     (LABEL, VAN.encode() + VAN.replace("Van 0.00", "Van nan").encode(), "line 2 must hold finite numbers"),
     ("training/velodyne/000000.bin", None, "there is no such file of points"),
     ("training/velodyne/000000.bin", b"", r"is empty \(0 bytes\)"),
@@ -237,6 +242,22 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, path, content, message)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         read()
     assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["R0_rect", "Tr_velo_to_cam"])
+def test_a_calibration_that_cannot_be_undone_is_named(tmp_path, name):
+    folder = write_kitti(tmp_path, scenes(1))
+    lines = (folder / CALIBRATION).read_text().splitlines()
+    flat = [re.sub(r" .*", " 0" * (len(x.split()) - 1), x) if x.startswith(name) else x for x in lines]
+    (folder / CALIBRATION).write_text("\n".join(flat))
+    with pytest.raises(ValueError, match=rf"000000\.txt: {name} must turn three axes, got \[0\.0, "):
+        KittiFrames(folder)[0]
+
+
+def test_a_list_that_an_editor_gave_a_byte_order_mark_is_read(tmp_path):
+    folder = write_kitti(tmp_path, scenes(1))
+    (folder / "ImageSets/train.txt").write_bytes(b"\xef\xbb\xbf000000\r\n")
+    assert KittiFrames(folder).names == ["000000"]
 
 
 def test_a_folder_that_is_not_kittis_and_a_wrong_index_are_named(tmp_path):

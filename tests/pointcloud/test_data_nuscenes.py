@@ -264,7 +264,10 @@ BROKEN = [
     (f"{MINI}/category.json", b"[]", "category.json: has no row 'category-"),
     (f"{MINI}/sample_data.json", b"[]", "has no LIDAR_TOP frame of sample scene-0000-0"),
     (f"{MINI}/scene.json", b'[{"token": "scene-0000"}]', "a row lacks the column 'name'"),
+    (f"{MINI}/scene.json", b"[]", "has no scene scene-0000, which the split names"),
     ("splits.json", b"[1]", "must be json .split: .scene names.. "),
+    ("splits.json", b'{"train": "scene-0000"}', "scene names.., 'train' is 'scene-0000'"),
+    ("train.txt", b"\xff", "train.txt: must be a UTF-8 text, got the byte 0xff"),
     ("samples/LIDAR_TOP/scene-0000-2.pcd.bin", bytes(21), "rows of 5 float32"),
     ("sweeps/LIDAR_TOP/scene-0000-1.pcd.bin", None, "there is no such file of points"),
 ]
@@ -279,8 +282,40 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, path, content, message)
     assert str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "value", "message"),
+    [
+        ("ego_pose", "rotation", [0, 0, 0, 0], r"a list of 4 finite numbers, not all 0, got \[0, 0, 0, 0\]"),
+        ("ego_pose", "translation", [1, float("nan"), 0], "a list of 3 finite numbers, got"),
+        ("calibrated_sensor", "rotation", [1, 0, 0], "a list of 4 finite numbers"),
+        ("sample_annotation", "size", [1, 2], r"a list of 3 finite numbers, got \[1, 2\]"),
+        ("sample_annotation", "size", None, "a list of 3 finite numbers, got None"),
+        ("sample_annotation", "translation", "abc", "a list of 3 finite numbers, got 'abc'"),
+        ("sample_annotation", "translation", ["1", 2, 3], "a list of 3 finite numbers, got"),
+        ("sample_annotation", "num_lidar_pts", None, "a finite number, got None"),
+        ("sample", "timestamp", "now", "a finite number, got 'now'"),
+    ],
+)
+def test_a_rows_numbers_are_told_by_file_row_and_column(tmp_path, table, column, value, message):
+    path = write_nuscenes(tmp_path, scenes(1)) / MINI / f"{table}.json"
+    rows = json.loads(path.read_text())
+    rows[0][column] = value
+    path.write_text(json.dumps(rows))
+    wanted = rf"{table}\.json: row '{rows[0]['token']}' must have {column} as {message}"
+    with pytest.raises(ValueError, match=wanted):
+        NuScenesFrames(tmp_path, MINI)
+
+
+def test_no_frames_at_all_are_refused(tmp_path):
+    folder = write_nuscenes(tmp_path, scenes(1))
+    (folder / MINI / "sample.json").write_text("[]")
+    with pytest.raises(ValueError, match="split 'train' must hold at least one frame, got none"):
+        NuScenesFrames(folder, MINI)
+
+
 def test_wrong_words_are_named(written):
-    with pytest.raises(FileNotFoundError, match=r"must hold the folder of tables v1\.0-trainval/"):
+    wanted = r"must hold the folder of tables v1\.0-trainval/, there is v1\.0-mini/"
+    with pytest.raises(FileNotFoundError, match=wanted):
         NuScenesFrames(written[0])
     with pytest.raises(ValueError, match="sweeps must be at least 1, the key frame, got 0"):
         NuScenesFrames(written[0], MINI, sweeps=0)

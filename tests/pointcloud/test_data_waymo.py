@@ -115,6 +115,13 @@ def test_a_pickle_that_names_anything_else_calls_nothing(tmp_path, capsys, conte
 
 BROKEN = [
     ("ImageSets/train.txt", b"", "must name at least one sequence"),
+    ("ImageSets/train.txt", b"\xff", "must be a UTF-8 text, got the byte 0xff"),
+    (
+        "ImageSets/train.txt",
+        f"{SEQUENCE} {SEQUENCE}.tfrecord".encode(),
+        f"each sequence once, got {SEQUENCE}",
+    ),
+    (f"{PLACE}/{SEQUENCE}.pkl", pickle.dumps([]), "split 'train' must hold at least one frame, got none"),
     ("ImageSets/train.txt", b"segment-9.tfrecord", "segment-9: there is no such sequence, which"),
     (f"{PLACE}/{SEQUENCE}.pkl", None, "there is no such file"),
     (f"{PLACE}/{SEQUENCE}.pkl", b"", "is no pickle of plain values"),
@@ -143,6 +150,7 @@ def test_a_broken_file_is_named_with_its_fault(tmp_path, path, content, message)
     [
         ({"num_points_in_gt": np.array([1])}, "1 num_points_in_gt"),
         ({"gt_boxes_lidar": np.zeros((2, 6)), "name": ["Sign", "Sign"]}, r"gt_boxes_lidar \(2, 6\)"),
+        ({"name": ["Sign", "vehicle"]}, "must name the class Vehicle, got 'vehicle'"),
     ],
 )
 def test_annotations_that_do_not_fit_together_are_refused(tmp_path, change, message):
@@ -152,6 +160,16 @@ def test_annotations_that_do_not_fit_together_are_refused(tmp_path, change, mess
     rows[0]["annos"] |= change
     path.write_bytes(pickle.dumps(rows))
     with pytest.raises(ValueError, match=message):
+        WaymoFrames(folder)
+
+
+def test_two_frames_of_one_file_are_refused(tmp_path):
+    folder = write_waymo(tmp_path, scenes(2))
+    path = folder / PLACE / f"{SEQUENCE}.pkl"
+    rows = pickle.loads(path.read_bytes())
+    rows[1]["point_cloud"]["sample_idx"] = 0
+    path.write_bytes(pickle.dumps(rows))
+    with pytest.raises(ValueError, match=r"sample_idx once, two frames are .*/0000\.npy"):
         WaymoFrames(folder)
 
 

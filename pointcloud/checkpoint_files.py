@@ -40,12 +40,13 @@ def official_checkpoint(path: str | Path) -> Mapping[str, Any]:
     try:
         with torch.serialization.safe_globals(not_yet_allowed()):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # zip, pickle and torch each have their own classes for what cannot be read
         refused = re.search(r"GLOBAL ([\w.]+) was not an allowed global", str(error))
-        said = (str(error) or type(error).__name__).splitlines()[0]  # an empty file's error says nothing
-        reason = f"it holds {refused[1]}, which is not read" if refused else said
+        # torch's own words are about switches of torch.load, or about places in a file that was cut short
+        damaged = "it is damaged, cut short, or was not written by torch.save"
+        reason = f"it holds {refused[1]}, which is not read" if refused else damaged
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from None
     if not isinstance(content, Mapping):
         raise ValueError(f"checkpoint {path} must hold a dict, got {type(content).__name__}")

@@ -24,11 +24,12 @@ def load_checkpoint(module: nn.Module, path: str | Path) -> None:
     Args:
         path: ``.safetensors``, or what ``torch.save`` wrote: a checkpoint of ``linzoo train``, the authors'
             ``.pth``, or bare tensors.
-    Raises: FileNotFoundError; ValueError for a file that cannot be read or whose names or shapes are not the
-        module's, before anything is changed.
+    Raises: FileNotFoundError; ValueError for a file that cannot be read, whose names or shapes are not the
+        module's, or whose numbers are none (NaN, infinite), before anything is changed.
     """
     tensors = weights_of(read_file(Path(path)))
     check_fit(module, tensors, str(path))
+    check_finite(tensors, str(path))
     module.load_state_dict(tensors)
 
 
@@ -39,6 +40,7 @@ def load_part(module: nn.Module, checkpoint: Mapping[str, Any], part: str) -> No
     """
     tensors = part_of(weights_of(checkpoint), part)
     check_fit(module, tensors, f"{part} of the checkpoint")
+    check_finite(tensors, f"{part} of the checkpoint")
     module.load_state_dict(tensors)
 
 
@@ -92,7 +94,7 @@ def to_official(module: nn.Module, part: str = "") -> dict[str, dict[str, Tensor
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raises: ValueError unless ``tensors`` have the module's names and shapes."""
+    """Raises: ValueError unless ``tensors`` have the module's names and shapes, and its kinds of numbers."""
     own = module.state_dict()
     missing = [name for name in own if name not in tensors]
     foreign = [name for name in tensors if name not in own]
@@ -106,6 +108,15 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> No
             raise ValueError(
                 f"{what} must have {name} of shape {tuple(tensor.shape)}, got {tuple(tensors[name].shape)}"
             )
+        if tensor.is_floating_point() != tensors[name].is_floating_point():
+            raise ValueError(f"{what} must have {name} as {tensor.dtype}, got {tensors[name].dtype}")
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raises: ValueError naming the first tensor that holds NaN or infinite numbers."""
+    bad = next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
+    if bad is not None:
+        raise ValueError(f"{what} must hold finite numbers, {bad} has NaN or infinite ones")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .bev import bev_map
+from .heads.flat_labels import check_form
 from .records import Detections, Labels
 from .vfe import DynamicVoxelFeatureEncoder
 from .voxelize import voxelize
@@ -84,17 +85,26 @@ class Detector(nn.Module):
         return self.dense_head(self.backbone_2d(bev_map(self.backbone_3d(voxels))))
 
     def loss(self, points: Sequence[Tensor], labels: Sequence[Labels]) -> dict[str, Tensor]:
-        """The head's weighted terms, to be added up. Boxes whose centre is outside the grid are passed by."""
+        """The head's weighted terms, to be added up. Boxes whose centre is outside the grid, and those without
+        an extent, are passed by.
+
+        Raises: ValueError, TypeError or ShapeError naming the frame whose points or labels do not fit.
+        """
+        for name, value in (("points", points), ("labels", labels)):
+            if isinstance(value, Tensor | Labels):
+                raise TypeError(f"{name} must be a list with an entry a frame, got {type(value).__name__}")
         if len(points) != len(labels):
             raise ValueError(f"labels must be one for each of the {len(points)} frames, got {len(labels)}")
-        return self.dense_head.loss(self(points), [self.within(each) for each in labels])
+        inside = [self.within(each, index) for index, each in enumerate(labels)]
+        return self.dense_head.loss(self(points), inside)
 
-    def within(self, labels: Labels) -> Labels:
-        """The labels whose centres lie in the grid, seen from above."""
+    def within(self, labels: Labels, index: int = 0) -> Labels:
+        """The labels of frame ``index`` whose centres lie in the grid, seen from above, or are no number."""
+        check_form(index, labels, columns=7)
         low_x, low_y, _, high_x, high_y, _ = self.config.grid.point_range
         x, y = labels.boxes[:, 0], labels.boxes[:, 1]
-        kept = (x >= low_x) & (x < high_x) & (y >= low_y) & (y < high_y)
-        return Labels(labels.boxes[kept], labels.classes[kept])
+        outside = (x < low_x) | (x >= high_x) | (y < low_y) | (y >= high_y)  # NaN is not: the head refuses it
+        return Labels(labels.boxes[~outside], labels.classes[~outside])
 
     @torch.no_grad()
     def detect(self, points: Sequence[Tensor]) -> list[Detections]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -21,14 +22,19 @@ class VoxelGrid:
     voxel_size: tuple[float, float, float]
 
     def __post_init__(self) -> None:
+        for name in ("point_range", "voxel_size"):
+            if not isinstance(getattr(self, name), tuple | list):
+                raise TypeError(f"{name} must be a tuple of metres, got {getattr(self, name)!r}")
         low, high, size = self.point_range[:3], self.point_range[3:], self.voxel_size
-        if len(self.point_range) != 6 or not all(a < b for a, b in zip(low, high, strict=True)):
+        if len(self.point_range) != 6 or not all(-inf < a < b < inf for a, b in zip(low, high, strict=True)):
             raise ValueError(
                 f"point_range must be six lengths in metres, a low x, y, z below a high one, "
                 f"got {self.point_range}"
             )
         if len(size) != 3 or not all(s > 0 for s in size):
             raise ValueError(f"voxel_size must be three lengths in metres (x, y, z) > 0, got {size}")
+        if min(self.shape) < 1:
+            raise ValueError(f"voxel_size must fit into point_range {self.point_range}, got {size}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -44,14 +44,31 @@ def flatten_labels(
     return FlatLabels(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
 
 
-def check_labels(index: int, labels: Labels, columns: int, classes: int) -> None:
-    """Raises: ValueError that says what is wrong with the labels of sample ``index``."""
-    boxes, kinds = labels.boxes, labels.classes
+def check_form(index: int, labels: Labels, columns: int) -> None:
+    """What can be told without looking at values, which may lie on a GPU.
+
+    Raises: TypeError for what is no ``Labels`` of tensors; ValueError for rows that are too short, or boxes
+        and classes of another number.
+    """
+    name = f"labels[{index}]"
+    if not isinstance(labels, Labels):
+        raise TypeError(f"{name} must be Labels(boxes, classes), got {type(labels).__name__}")
+    boxes, kinds = labels
+    for part, value in (("boxes", boxes), ("classes", kinds)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}.{part} must be a tensor, got {type(value).__name__}")
     if boxes.ndim != 2 or boxes.shape[1] < columns:
-        raise ValueError(f"labels[{index}].boxes must be (K, >= {columns}), got {tuple(boxes.shape)}")
+        raise ValueError(f"{name}.boxes must be (K, >= {columns}), got {tuple(boxes.shape)}")
     if kinds.shape != boxes.shape[:1] or kinds.dtype != torch.int64:
         got = f"{tuple(kinds.shape)} {kinds.dtype}"
-        raise ValueError(f"labels[{index}].classes must be ({len(boxes)},) int64, one a box, got {got}")
+        raise ValueError(f"{name}.classes must be ({len(boxes)},) int64, one a box, got {got}")
+
+
+def check_labels(index: int, labels: Labels, columns: int, classes: int) -> None:
+    """Raises: ValueError that says what is wrong with the labels of sample ``index``; TypeError as
+    ``check_form``."""
+    check_form(index, labels, columns)
+    boxes, kinds = labels
     if not boxes[:, :7].isfinite().all():
         raise ValueError(f"labels[{index}].boxes must be finite, got {boxes[:, :7].tolist()}")
     if ((kinds < 0) | (kinds >= classes)).any():

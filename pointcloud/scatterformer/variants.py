@@ -35,6 +35,8 @@ class ScatterFormerConfig:
         depth = self.grid.shape[0]
         if depth < 2:
             raise ValueError(f"ScatterFormerConfig: grid must be at least 2 cells high, got {depth}")
+        if self.layers < 1:
+            raise ValueError(f"ScatterFormerConfig: layers must be at least 1, got {self.layers}")
 
     def build(self) -> nn.Module:
         from .model import ScatterFormer  # which imports this file

@@ -85,9 +85,9 @@ class Detector(nn.Module):
         return self.dense_head(self.backbone_2d(bev_map(self.backbone_3d(voxels))))
 
     def loss(self, points: Sequence[Tensor], labels: Sequence[Labels]) -> dict[str, Tensor]:
-        """The head's weighted terms, to be added up. Boxes whose centre is outside the grid, and those without
-        an extent, are passed by.
+        """The head's weighted terms, to be added up.
 
+        Boxes whose centre is outside the grid, and those without an extent, are passed by.
         Raises: ValueError, TypeError or ShapeError naming the frame whose points or labels do not fit.
         """
         for name, value in (("points", points), ("labels", labels)):

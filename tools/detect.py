@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     targets = dict(zip(files := list(point_files(args.inputs)), names_of(files), strict=True))
     name, backbone = detector_of(args.recipe)
     device = pick_device(args.device)
-    detector = build_detector(name, backbone, args.checkpoint).eval().to(device)
+    detector = build_detector(name, backbone, args.checkpoint, flag="CHECKPOINT").eval().to(device)
     check_writable(args.out_dir, "--out-dir")
     remove_leftovers(args.out_dir)
     made_with = {"detector": name, "checkpoint": str(args.checkpoint), "score_thr": args.score_thr}
@@ -119,19 +119,27 @@ def is_done(target: Path, made_with: Mapping[str, Any]) -> bool:
 
 
 def detector_of(recipe: str) -> tuple[str, dict[str, Any]]:
-    """The detector that a recipe, a run's ``args.yaml`` or a name means, and changes to its backbone."""
-    from ..pointcloud import detector_config, list_detectors
+    """The detector that a recipe, a run's ``args.yaml`` or a name means, and changes to its backbone.
+
+    Raises: ValueError, OSError.
+    """
+    from ..kernels.dispatch import nearest
+    from ..pointcloud import list_detectors
     from .recipe import SUFFIXES as RECIPES
     from .recipe import recipe_names
     from .train_lidar import parse
 
-    if Path(recipe).suffix in RECIPES or recipe in recipe_names("pointcloud"):
+    names, recipes = list_detectors(), recipe_names("pointcloud")
+    if Path(recipe).suffix in RECIPES or recipe in recipes:
         settings = parse([recipe])
         if not settings.detector:
             raise ValueError(f"RECIPE must be one of a LiDAR detector, {recipe} names none")
         return settings.detector, settings.backbone_kwargs
-    if recipe not in list_detectors():
-        detector_config(recipe)
+    if recipe not in names:
+        raise ValueError(
+            f"RECIPE must be a packaged recipe, a .toml file, a run's args.yaml or a detector, got {recipe!r}"
+            f"{nearest(recipe, [*recipes, *names])}"
+        )
     return recipe, {}
 
 

@@ -1,6 +1,7 @@
 """``linzoo prepare-lidar``: check every frame of a LiDAR data set, store its facts and the objects to paste.
 
-A run that was ended goes on where it was. Training and validation find what it wrote by themselves.
+A run that was ended goes on where it was. Training and validation find what it wrote by themselves, or by
+``--prepared DIR`` where it was written with ``--output DIR``.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-version", default="v1.0-trainval", metavar="NAME", help="of nuScenes (v1.0-trainval)")
     add("--split", nargs="+", default=["train", "val"], metavar="NAME", help="default train val")
     add("--sweeps", type=int, default=1, metavar="N", help="sweeps merged into a frame, nuScenes (1)")
-    add("--output", metavar="DIR", help="where to write (linzoo/ in --data-dir, where readers look)")
+    add("--output", metavar="DIR", help="where to write (linzoo/ in --data-dir); else --prepared says it")
     text = "splits whose objects are stored to be pasted (train)"
-    add("--paste-split", nargs="*", default=["train"], metavar="NAME", help=text)
+    add("--paste-split", nargs="*", metavar="NAME", help=text)
     add("--paste-min-points", type=int, default=5, metavar="N", help="points of such an object (5)")
     text = "most such objects of a class; of more, an even draw (20000)"
     add("--paste-limit", type=int, default=20000, metavar="N", help=text)
@@ -37,13 +38,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises: ValueError naming the flag, what it must be and what it was."""
+    """Raises: ValueError naming the flag, what it must be and what it was; OSError for what is not there."""
+    from .lidar.checks import check_nuscenes
+
     for name in ("sweeps", "paste_min_points", "paste_limit", "part"):
         value = getattr(args, name)
         if value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    check_nuscenes(args)
     if not Path(args.data_dir).is_dir():
         raise ValueError(f"--data-dir must be the folder of the data set {args.dataset}, got {args.data_dir}")
+    for split in args.paste_split or ():
+        if split not in args.split:
+            raise ValueError(f"--paste-split must be of --split {' '.join(args.split)}, got {split}")
+    for split in args.split:
+        check_split(args, split)
+
+
+def check_split(args: argparse.Namespace, split: str) -> None:
+    """That the data set has a split, as far as its lists tell: no table, label or point is read.
+
+    Raises: ValueError, OSError naming the list, or the folder that is none of the data set.
+    """
+    folder = Path(args.data_dir)
+    if args.dataset == "kitti":
+        from ..pointcloud.data.kitti import split_frames
+
+        split_frames(folder, split)
+    elif args.dataset == "nuscenes":
+        from ..pointcloud.data.nuscenes import split_scenes
+
+        split_scenes(folder, args.data_version, split)
+    else:
+        from ..pointcloud.data.waymo import sequence_folder, split_sequences
+
+        split_sequences(folder, sequence_folder(folder), split)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from .runs.log import Log
 
     check(args)
+    paste_splits = ["train"] if args.paste_split is None else args.paste_split
     output = Path(args.output or Path(args.data_dir) / "linzoo")
     check_writable(output, "--output")
     log = Log(True)
@@ -60,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         options = Options(
             part=args.part,
             min_points=args.paste_min_points,
-            limit=args.paste_limit if split in args.paste_split else 0,
+            limit=args.paste_limit if split in paste_splits else 0,
             skip_faulty=args.skip_faulty,
         )
         summaries.append(

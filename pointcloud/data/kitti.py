@@ -71,10 +71,7 @@ class KittiFrames:
     ) -> None:
         folder = Path(folder)
         self.split, self.field_of_view = split, field_of_view
-        self.folder = folder / ("testing" if split == "test" else "training")
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"{folder}: a KITTI folder must hold {self.folder.name}/, there is none")
-        names = read_names(folder / "ImageSets" / f"{split}.txt")
+        self.folder, names = split_frames(folder, split)
         settings = {"dataset": "kitti", "split": split, "field_of_view": field_of_view, "names": names}
         self.prepared = Prepared(folder=Path(prepared or folder / FOLDER), split=split, settings=settings)
         self._records = self.prepared.read()
@@ -172,6 +169,17 @@ class KittiFrames:
         }
         known = [value for name in self.classes if (value := table[name]["3d"]["moderate"]) == value]
         return {"score": sum(known) / len(known) if known else float("nan"), **figures}
+
+
+def split_frames(folder: Path, split: str) -> tuple[Path, list[str]]:
+    """Where the files of a split lie, and the names of its frames.
+
+    Raises: FileNotFoundError; ValueError for a list that is empty or names a frame twice.
+    """
+    place = folder / ("testing" if split == "test" else "training")
+    if not place.is_dir():
+        raise FileNotFoundError(f"{folder}: a KITTI folder must hold {place.name}/, there is none")
+    return place, read_names(folder / "ImageSets" / f"{split}.txt")
 
 
 def picture_heights(camera: Camera, boxes: Tensor) -> Tensor:

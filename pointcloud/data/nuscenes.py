@@ -80,13 +80,7 @@ class NuScenesFrames(RecordedFrames):
         if sweeps < 1:
             raise ValueError(f"sweeps must be at least 1, the key frame, got {sweeps}")
         self.folder, self.version, self.split, self.sweeps = Path(folder), version, split, sweeps
-        tables = self.folder / version
-        if not tables.is_dir():
-            others = ", ".join(sorted(f"{path.parent.name}/" for path in self.folder.glob("*/sample.json")))
-            raise FileNotFoundError(
-                f"{self.folder}: must hold the folder of tables {version}/, there is {others or 'none'}"
-            )
-        scenes = split_scenes(self.folder, version, split)
+        tables, scenes = self.folder / version, split_scenes(self.folder, version, split)
         settings = {
             "dataset": "nuscenes", "version": version, "split": split, "sweeps": sweeps, "scenes": scenes,
         }  # fmt: skip
@@ -164,8 +158,14 @@ class NuScenesFrames(RecordedFrames):
 def split_scenes(folder: Path, version: str, split: str) -> list[str] | None:
     """The names of a split's scenes; None, for every scene, if ``split`` is "all".
 
-    Raises: ValueError when nothing says which scenes are meant, or a list is damaged or empty.
+    Raises: FileNotFoundError without the folder of tables; ValueError when nothing says which scenes are
+        meant, or a list is damaged or empty.
     """
+    if not (folder / version).is_dir():
+        others = ", ".join(sorted(f"{path.parent.name}/" for path in folder.glob("*/sample.json")))
+        raise FileNotFoundError(
+            f"{folder}: must hold the folder of tables {version}/, there is {others or 'none'}"
+        )
     if split == ALL:
         return None
     for place in (folder, folder / version):

@@ -18,6 +18,14 @@ FOLDER = "linzoo"
 FORMAT = 1
 
 
+class DamagedFacts(ValueError):
+    """A file of facts cannot be read. ``file``: its path."""
+
+    def __init__(self, file: Path, reason: Exception) -> None:
+        super().__init__(f"{file}: is damaged ({reason}); delete it and prepare the data set again")
+        self.file = file
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """The files of one split.
@@ -54,7 +62,7 @@ class Prepared:
     def read(self) -> list[dict[str, Any]] | None:
         """The records; None when there are none, or none for these settings.
 
-        Raises: ValueError for a file that is damaged.
+        Raises: DamagedFacts, a ValueError.
         """
         content = self._read()
         return None if content is None else content["frames"]
@@ -78,9 +86,7 @@ class Prepared:
                 raise ValueError("its frames have no names")
             return content
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{self.facts_file}: is damaged ({error}); delete it and prepare the data set again"
-            ) from error
+            raise DamagedFacts(self.facts_file, error) from error
 
 
 class RecordedFrames:

@@ -148,6 +148,12 @@ def test_the_beam_in_nuscenes_files_is_not_taken_for_the_time_lag(tmp_path):
     ("line", "message"),
     [
         ("lion_retnet_kiti {weights} {points}", "did you mean 'lion_retnet_kitti'"),
+        (
+            "{points} {weights} {points}",
+            "RECIPE must be a packaged recipe, a .toml file, a run's args.yaml or a",
+        ),
+        ("scatterformer_tiny {points} {points}", "CHECKPOINT: checkpoint must be a file, got"),
+        ("scatterformer_tiny {cut} {points}", "cut.pth cannot be read: it is damaged, cut short"),
         ("nowhere.toml {weights} {points}", "nowhere.toml is not a file"),
         ("{vision} {weights} {points}", "RECIPE must be one of a LiDAR detector"),
         ("scatterformer_tiny nowhere.pth {points}", "checkpoint must be a file, got nowhere.pth"),
@@ -167,11 +173,13 @@ def test_the_beam_in_nuscenes_files_is_not_taken_for_the_time_lag(tmp_path):
 def test_what_cannot_be_done_is_refused_by_name(tmp_path, weights, points, capsys, line, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "vision.toml").write_text("lr = 1e-3\n")
+    (tmp_path / "cut.pth").write_bytes(weights.read_bytes()[:5000])
     places = {
         "weights": weights,
         "points": points,
         "empty": tmp_path / "empty",
         "vision": tmp_path / "vision.toml",
+        "cut": tmp_path / "cut.pth",
     }
     given = line.format(**places).split()
     output = [] if "--out-dir" in given else ["--out-dir", tmp_path / "out"]
@@ -243,6 +251,12 @@ def test_pictures_show_boxes_in_the_colours_of_their_classes():
         bird_eye(frame.points, nothing, CLASSES, area=AREA, labels=Labels(car, torch.tensor([0])))
     )
     assert coloured(labelled, "#20242b") > coloured(empty, "#20242b") + 50
+
+
+def test_each_of_nuscenes_classes_has_a_colour_of_its_own():
+    from linzoo.pointcloud.metrics import NUSCENES_CLASSES
+
+    assert len(set(COLOURS)) >= len(NUSCENES_CLASSES)
 
 
 def test_the_front_of_a_box_is_seen():

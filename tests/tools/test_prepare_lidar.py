@@ -13,6 +13,8 @@ from linzoo.pointcloud.data.kitti import KittiFrames
 from linzoo.pointcloud.data.nuscenes import NuScenesFrames
 from linzoo.pointcloud.data.paste import PasteDatabase
 from linzoo.pointcloud.data.waymo import WaymoFrames
+from linzoo.tools import train_lidar
+from linzoo.tools.lidar.datasets import open_frames
 from linzoo.tools.lidar.preparation import choose_objects
 from linzoo.tools.prepare_lidar import add_arguments, run
 
@@ -106,6 +108,20 @@ def test_another_output_is_read_when_it_is_named(tmp_path):
     assert KittiFrames(folder, prepared=tmp_path / "out").paste_file.is_file()
 
 
+@pytest.mark.parametrize("dataset", OPEN)
+def test_training_and_validation_read_another_output_by_its_flag(tmp_path, dataset):
+    write, _, words = OPEN[dataset]
+    folder = write(tmp_path / "data", scenes(1))
+    prepare(folder, dataset, *words, "--output", str(tmp_path / "out"))
+    line = ["--detector", "scatterformer_small", "--dataset", dataset, "--data-dir", str(folder), *words]
+    for flags, found in ((["--prepared", str(tmp_path / "out")], True), ([], False)):
+        args = train_lidar.parse([*line, *flags])
+        for train in (True, False):
+            frames = open_frames(args, train)
+            assert (frames.prepared.read() is not None) == found
+            assert (frames.paste_file is not None) == (found and train)
+
+
 def test_faulty_frames_are_named_and_keep_the_split_from_being_stored(tmp_path, capsys):
     frames = scenes(4)
     folder = write_kitti(tmp_path, frames, splits={"train": [f"{i:06d}" for i in range(4)]})
@@ -139,7 +155,7 @@ def test_a_frame_without_points_in_view_is_a_fault_and_one_without_objects_is_no
     (folder / "training/image_2/000001.png").unlink()
     assert prepare(folder, "kitti", "--split", "train") == 1
     captured = capsys.readouterr()
-    assert "train 000000: holds no points (in the field of view)" in captured.err
+    assert "train 000000: holds no points (in the field of view, outside no-label" in captured.err
     assert "train: 1 frames have no picture; its size was taken to be 1242 x 375" in captured.err
     assert captured.out.splitlines()[1].split() == ["train", "1", "1", "0", "0", "0", "0", "1"]
 
@@ -224,13 +240,61 @@ def test_of_a_frequent_class_an_even_draw_is_stored(tmp_path):
     assert choose_objects([], 3) == []
 
 
-def test_a_damaged_file_of_facts_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[:-5],
+        lambda text: text.replace('"frames": [{"name"', '"frames": [{"nome"'),
+        lambda text: json.dumps({**json.loads(text), "summary": 3}),
+    ],
+    ids=["cut short", "no names", "no summary"],
+)
+def test_a_damaged_file_of_facts_is_named_and_made_again(tmp_path, spoil):
     folder = write_kitti(tmp_path, scenes(1))
     prepare(folder)
     file = folder / "linzoo/frames_train.json"
-    file.write_text(file.read_text()[:-5])
+    whole = file.read_text()
+    file.write_text(spoil(whole))
     with pytest.raises(ValueError, match=r"frames_train\.json: is damaged .* delete it and prepare"):
         KittiFrames(folder)
+    assert prepare(folder, "kitti", "--again") == 0 and file.read_text() == whole
+
+
+@pytest.mark.parametrize("metadata", ["x", "[]", '{"format": 9}'])
+def test_a_file_of_other_objects_is_named(tmp_path, metadata):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "paste.safetensors", {"paste": metadata})
+    with pytest.raises(ValueError, match=r"paste\.safetensors: must be a paste database of format 1, got"):
+        PasteDatabase.load(tmp_path / "paste.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words", "message"),
+    [
+        ("kitti", ("--split", "train", "trial"), r"trial\.txt: there is no such list of frames"),
+        ("kitti", ("--split", "train", "test"), "a KITTI folder must hold testing/, there is none"),
+        ("kitti", ("--sweeps", "2"), "--sweeps must go with the data set nuscenes, got kitti and 2"),
+        (
+            "waymo",
+            ("--data-version", "v2"),
+            "--data-version must go with the data set nuscenes, got waymo and",
+        ),
+        ("waymo", ("--split", "train", "trial"), r"trial\.txt: there is no such list of sequences"),
+        ("nuscenes", (), r"must hold the folder of tables v1\.0-trainval/, there is v1\.0-mini/"),
+        (
+            "nuscenes",
+            ("--data-version", "v1.0-mini", "--split", "mini"),
+            "must say which scenes are split 'mini'",
+        ),
+        ("kitti", ("--paste-split", "trian"), "--paste-split must be of --split train val, got trian"),
+    ],
+)
+def test_what_cannot_be_prepared_is_named_before_anything_is_stored(tmp_path, dataset, words, message):
+    folder = OPEN[dataset][0](tmp_path, scenes(1))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(folder, dataset, *words)
+    assert not (folder / "linzoo").exists()
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ pytestmark = pytest.mark.usefixtures(one_thread.__name__, small.__name__)
         ("{ok} --scenes 0", "--scenes must be at least 1, got 0"),
         ("{ok} --epochs 0", "--epochs must be at least 1, got 0"),
         ("{ok} --max-steps 0", "--max-steps must be at least 1, got 0"),
+        ("{ok} --prepared x", "--prepared: the synthetic scenes are drawn, not read, got x"),
+        ("{ok} --sweeps 2", "--sweeps must go with the data set nuscenes, got synthetic and 2"),
+        ("{ok} --data-version x", "--data-version must go with the data set nuscenes, got synthetic and x"),
         ("{ok} --sweeps 0", "--sweeps must be at least 1, got 0"),
         ("{ok} --save-interval 0", "--save-interval must be at least 1, got 0"),
         ("{ok} --workers -1", "--workers must be at least 0, got -1"),
@@ -212,5 +215,6 @@ def test_the_weights_of_another_form_are_refused(tmp_path, capsys):
     other = create_detector("lion_retnet_tiny")
     torch.save({"state_dict": other.state_dict()}, tmp_path / "other.pth")
     status = command(tmp_path, *SMALL, "--initial-checkpoint", str(tmp_path / "other.pth"))
-    refused(capsys, status, "must hold the", "tensors of this Detector", "not its own: backbone_3d.linear_1")
+    wanted = ("--initial-checkpoint: ", "must hold the", "tensors of this Detector")
+    refused(capsys, status, *wanted, "not its own: backbone_3d.linear_1")
     assert not (tmp_path / "run").exists()

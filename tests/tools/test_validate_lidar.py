@@ -131,12 +131,30 @@ def test_a_recipe_says_model_and_data_but_not_how_many_frames_at_once(tmp_path, 
     ("line", "message"),
     [
         ("{ok}", "--checkpoint must be a file of weights, got none"),
-        ("{ok} --checkpoint nowhere.pth", "checkpoint must be a file, got nowhere.pth"),
+        ("{ok} --checkpoint nowhere.pth", "--checkpoint: checkpoint must be a file, got nowhere.pth"),
         ("{ok} --checkpoint {weights} --val-scenes 0", "--val-scenes must be at least 1, got 0"),
         ("{ok} --checkpoint {weights} -b 0", "--batch-size must be at least 1, got 0"),
         ("{ok} --checkpoint {weights} --val-split x", "--val-split must be one of train, val, test"),
         ("{ok} --checkpoint {weights} --export x", "--export must go with the data set kitti or nuscenes"),
         ("{ok} --checkpoint {weights} --device toaster", "--device must be"),
+        (
+            "{ok} --checkpoint {weights} --sweeps 3",
+            "--sweeps must go with the data set nuscenes, got synthetic",
+        ),
+        (
+            "{ok} --checkpoint {weights} --results-file {folder}",
+            "--results-file must be a file, {folder} is a",
+        ),
+        ("{kitti} --export {weights}", "--export must be a folder for kitti, {weights} is a file"),
+        ("{nuscenes} --export {folder}", "--export must be a json file for nuscenes, {folder} is a folder"),
+        (
+            "{kitti} --prepared {folder}",
+            "--prepared must be a folder that prepare-lidar has filled, got {folder}",
+        ),
+        (
+            "{ok} --checkpoint {weights} --prepared x",
+            "--prepared: the synthetic scenes are drawn, not read, got x",
+        ),
         ("{ok} --checkpoint {weights} --results-file {weights}/x.json", "--results-file must be a folder"),
         ("--detector scatterformer_tiny", "--dataset must be synthetic, kitti, nuscenes or waymo, got none"),
         ("-c lion_retnet_kitti", "--data-dir must be the folder of the data set kitti, got none"),
@@ -165,7 +183,11 @@ def test_what_cannot_be_done_is_refused_by_name(tmp_path, capsys, weights, monke
     for name in others:
         if name in line:
             torch.save({"state_dict": create_detector(name).state_dict()}, weights)
+    (tmp_path / "folder").mkdir()
+    ok = f"--detector scatterformer_tiny --data-dir {tmp_path} --device cpu --checkpoint {weights} --dataset"
+    places = {"weights": weights, "folder": tmp_path / "folder"}
+    starts = {"ok": " ".join(SCENES), "kitti": f"{ok} kitti", "nuscenes": f"{ok} nuscenes"}
     before = sorted(tmp_path.iterdir())
-    status = validate(*words(line.format(ok=" ".join(SCENES), weights=weights)))
-    refused(capsys, status, message, name="validate")
+    status = validate(*words(line.format(**starts, **places)))
+    refused(capsys, status, message.format(**places), name="validate")
     assert status == 2 and sorted(tmp_path.iterdir()) == before

@@ -27,6 +27,7 @@ def add_frames(group: Group) -> None:
     add = group.add_argument
     add("--dataset", choices=DATASETS, help="synthetic (drawn, no download), kitti, nuscenes, waymo")
     add("--data-dir", metavar="DIR", help="folder of the data set, in its own layout")
+    add("--prepared", metavar="DIR", help="what prepare-lidar wrote (linzoo/ in --data-dir)")
     add("--data-version", default="v1.0-trainval", metavar="NAME", help="of nuScenes (v1.0-trainval)")
     add("--val-split", default="val", metavar="NAME", help="default val")
     add("--sweeps", type=int, default=1, metavar="N", help="sweeps merged into a frame, nuScenes (1)")

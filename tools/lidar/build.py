@@ -18,12 +18,19 @@ OF_THE_FORM = (
 )  # neck, head and encoder fit these
 
 
-def build_detector(name: str, changes: Mapping[str, Any], checkpoint: str | Path | None = None) -> Detector:
+def build_detector(
+    name: str,
+    changes: Mapping[str, Any],
+    checkpoint: str | Path | None = None,
+    *,
+    flag: str = "--checkpoint",
+) -> Detector:
     """A detector, with random weights or those of a file.
 
     Args:
         changes: ``--backbone-kwargs``.
-    Raises: ValueError for a name, a field, a value or a file that does not fit; FileNotFoundError.
+        flag: what the command calls ``checkpoint``.
+    Raises: ValueError for a name, a field, a value or a file that does not fit or is not there.
     """
     try:
         config = detector_config(name)
@@ -36,7 +43,10 @@ def build_detector(name: str, changes: Mapping[str, Any], checkpoint: str | Path
             return create_detector(name, **changes)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--backbone-kwargs {shown(changes)}: {error}") from error
-    return create_detector(name, checkpoint=checkpoint, **changes)
+    try:
+        return create_detector(name, checkpoint=checkpoint, **changes)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{flag}: {error}") from error
 
 
 def checked_changes(name: str, config: DetectorConfig, changes: Mapping[str, Any]) -> dict[str, Any]:

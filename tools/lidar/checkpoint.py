@@ -16,7 +16,7 @@ METRICS = "metrics.json"
 MAY_DIFFER = {
     "resume", "output", "experiment", "device", "log_interval", "save_interval", "val_interval",
     "no_validation", "val_split", "val_scenes", "report_to", "max_steps", "data_dir", "workers",
-    "batch_size", "grad_accum_steps", "initial_checkpoint",
+    "batch_size", "grad_accum_steps", "initial_checkpoint", "prepared",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Raises: ValueError naming the flag, what it must be and what it was."""
     check_data(args)
     check_numbers(args)
+    check_nuscenes(args)
     low, high = args.scale
     if not 0 < low <= high < inf:
         raise ValueError(f"--scale must be two factors above 0, rising, got {low} {high}")
@@ -48,8 +49,11 @@ def check_data(args: argparse.Namespace) -> None:
         raise ValueError("--dataset must be synthetic, kitti, nuscenes or waymo, got none")
     if args.dataset != "synthetic" and not args.data_dir:
         raise ValueError(f"--data-dir must be the folder of the data set {args.dataset}, got none")
-    if args.dataset == "synthetic" and args.data_dir:
-        raise ValueError(f"--data-dir: the synthetic scenes are drawn, not read, got {args.data_dir}")
+    for name in ("data_dir", "prepared"):
+        if args.dataset == "synthetic" and getattr(args, name):
+            raise ValueError(
+                f"{flag(name)}: the synthetic scenes are drawn, not read, got {getattr(args, name)}"
+            )
 
 
 def check_numbers(args: argparse.Namespace) -> None:
@@ -62,8 +66,27 @@ def check_numbers(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag(name)} must be above 0, got {value}")
 
 
+def check_nuscenes(args: argparse.Namespace) -> None:
+    """That flags of nuScenes are not given with a data set that would pass them by."""
+    for name, usual in (("sweeps", 1), ("data_version", "v1.0-trainval")):
+        if args.dataset != "nuscenes" and getattr(args, name) != usual:
+            raise ValueError(
+                f"{flag(name)} must go with the data set nuscenes, got {args.dataset} and "
+                f"{getattr(args, name)}"
+            )
+
+
 def check_export(args: argparse.Namespace) -> None:
-    """``validate``: numbers in range, and a data set whose benchmark takes files."""
+    """``validate``: numbers in range, a data set whose benchmark takes files, and places for what is written:
+    before the detector runs over all frames."""
     check_numbers(args)
+    check_nuscenes(args)
+    if args.results_file is not None and args.results_file.is_dir():
+        raise ValueError(f"--results-file must be a file, {args.results_file} is a folder")
     if args.export is not None and args.dataset not in ("kitti", "nuscenes"):
         raise ValueError(f"--export must go with the data set kitti or nuscenes, got {args.dataset}")
+    if args.export is not None and args.export.exists():
+        if args.dataset == "kitti" and not args.export.is_dir():
+            raise ValueError(f"--export must be a folder for kitti, {args.export} is a file")
+        if args.dataset == "nuscenes" and args.export.is_dir():
+            raise ValueError(f"--export must be a json file for nuscenes, {args.export} is a folder")

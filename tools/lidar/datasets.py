@@ -32,17 +32,20 @@ def open_frames(args: argparse.Namespace, train: bool) -> Any:
     folder = Path(args.data_dir)
     if not folder.is_dir():
         raise ValueError(f"--data-dir must be the folder of the data set {args.dataset}, got {folder}")
+    if args.prepared and not list(Path(args.prepared).glob("frames_*.json")):
+        raise ValueError(f"--prepared must be a folder that prepare-lidar has filled, got {args.prepared}")
     if args.dataset == "kitti":
         from ...pointcloud.data.kitti import KittiFrames
 
-        return KittiFrames(folder, split)
+        return KittiFrames(folder, split, prepared=args.prepared)
     if args.dataset == "nuscenes":
         from ...pointcloud.data.nuscenes import NuScenesFrames
 
-        return NuScenesFrames(folder, args.data_version, split, sweeps=args.sweeps)
+        words = {"sweeps": args.sweeps, "prepared": args.prepared}
+        return NuScenesFrames(folder, args.data_version, split, **words)
     from ...pointcloud.data.waymo import WaymoFrames
 
-    return WaymoFrames(folder, split)
+    return WaymoFrames(folder, split, prepared=args.prepared)
 
 
 class ClassBalanced:

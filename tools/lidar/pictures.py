@@ -15,7 +15,10 @@ from ...pointcloud.records import Detections, Labels
 from ..extras import need
 from ..files import write_atomic
 
-COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#b5179e", "#f2a541", "#6c757d", "#7768ae", "#8d5b4c")
+COLOURS = (  # ten, as nuScenes has classes
+    "#e4572e", "#2e86ab", "#3bb273", "#b5179e", "#f2a541",
+    "#6c757d", "#7768ae", "#8d5b4c", "#00bcd4", "#a2b800",
+)  # fmt: skip
 INK, GROUND = "#20242b", "#ffffff"
 LOW, HIGH = "#bcc5d1", "#0b1f3a"  # of points, by height
 HEIGHTS = 3.0  # metres above the ground that the colours span

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ...pointcloud.data.paste import PasteDatabase
+from ...pointcloud.data.prepared import DamagedFacts
 from ...pointcloud.records import Frame
 from ..files import read_json, remove_leftovers, write_atomic, write_json
 from ..runs.log import Log
@@ -58,7 +59,13 @@ def prepare_split(open_data: Callable[[], Any], options: Options, again: bool, l
         again: what was stored is forgotten first.
     Raises: ValueError, OSError for a data set that cannot be opened; a fault of a frame is in the summary.
     """
-    data = open_data()
+    try:
+        data = open_data()
+    except DamagedFacts as error:
+        if not again:
+            raise
+        error.file.unlink()
+        data = open_data()
     if not again and (stored := _stored(data, options)) is not None:
         log.say(f"{data.split}: prepared already, {data.prepared.facts_file}")
         return stored
@@ -147,7 +154,7 @@ def _name(data: Any, index: int) -> str:
 def check_frame(frame: Frame, classes: Sequence[str]) -> None:
     """Raises: ValueError for a frame without points, or with a box that is not finite or has no extent."""
     if len(frame.points) == 0:
-        raise ValueError("holds no points (in the field of view)")
+        raise ValueError("holds no points (in the field of view, outside no-label zones)")
     boxes = frame.labels.boxes
     bad = ~(boxes.isfinite().all(1) & (boxes[:, 3:6] > 0).all(1))
     if bool(bad.any()):

@@ -93,7 +93,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
     state = None if path is None else checkpoint.read(path)
     seed_all((args.seed, Use.MODEL), accelerator.device)
     weights = args.initial_checkpoint if state is None else None
-    model = build_detector(args.detector, args.backbone_kwargs, weights)
+    model = build_detector(args.detector, args.backbone_kwargs, weights, flag="--initial-checkpoint")
     seed_all((args.seed, Use.MODEL, accelerator.process_index), accelerator.device)  # for drop path
     training = open_frames(args, train=True)
     judged = args.val_interval or not args.no_validation

@@ -269,7 +269,7 @@ def test_a_terminal_gets_a_bar_and_a_file_gets_none(tmp_path, monkeypatch, capsy
 def test_the_curve_counts_whole_epochs(tmp_path, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib.figure")
     from linzoo.tools.demo import pictures
-    from linzoo.tools.training.log import draw_curve
+    from linzoo.tools.training.curve import draw_curve
 
     axes = matplotlib.Figure().add_subplot()
     monkeypatch.setattr(pictures, "chart", lambda path, draw, *_: draw(axes, pictures.COLOURS))
@@ -280,6 +280,9 @@ def test_the_curve_counts_whole_epochs(tmp_path, monkeypatch):
 
 
 def test_reports_go_to_tensorboard(tmp_path):
-    pytest.importorskip("tensorboard")
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert digits(tmp_path, "--max-steps", "1", "--log-tensorboard") == 0
-    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert digits(tmp_path, "--max-steps", "2", "--log-tensorboard", "--resume", "auto") == 0
+    found = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {"train/loss", "lr"} <= set(found.Tags()["scalars"])
+    assert [event.step for event in found.Scalars("train/loss")] == [1, 2]  # none lost by the resumption

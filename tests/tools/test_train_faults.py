@@ -22,9 +22,9 @@ def fail_at(monkeypatch, step, act):
     """Call ``act`` when the run writes down its step ``step``."""
     from linzoo.tools.training.log import Log
 
-    write = Log.step
+    write = Log.row
     monkeypatch.setattr(
-        Log, "step", lambda log, row: (write(log, row), act() if row["steps"] == step else None)
+        Log, "row", lambda log, row: (write(log, row), act() if row["steps"] == step else None)
     )
 
 

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 
+from linzoo.tools.runs.log import keep_rows
 from linzoo.tools.training import checkpoint
 from linzoo.tools.training.checkpoint import (
     CheckpointFolder,
@@ -14,7 +15,7 @@ from linzoo.tools.training.checkpoint import (
     find_bad_weight,
     rank_kept,
 )
-from linzoo.tools.training.log import keep_rows, write_summary
+from linzoo.tools.training.log import STEP_COLUMNS, write_summary
 
 
 def finish(folder, progress, metrics):
@@ -106,9 +107,9 @@ def test_the_first_weight_that_is_no_number_is_named():
 def test_rows_after_the_checkpoint_and_torn_rows_are_dropped(tmp_path):
     file = tmp_path / "steps.csv"
     file.write_text("steps,epoch,step,loss,lr\n1,0,0,2.5,0.1\n2,0,1,2.4,0.1\n3,0,2,2.3,0.1\n4,0,3,2.")
-    keep_rows(file, 2)
+    keep_rows(file, STEP_COLUMNS, 2)
     assert file.read_text() == "steps,epoch,step,loss,lr\n1,0,0,2.5,0.1\n2,0,1,2.4,0.1\n"
-    keep_rows(tmp_path / "new.csv", 0)
+    keep_rows(tmp_path / "new.csv", STEP_COLUMNS, 0)
     assert (tmp_path / "new.csv").read_text() == "steps,epoch,step,loss,lr\n"
 
 
@@ -117,7 +118,7 @@ def test_the_summary_is_rewritten_as_it_was_written(tmp_path):
 
     history = [{"epoch": i, "train_loss": 1 / (i + 3), "eval_top1": 1e2 / 7, "lr": 1e-5} for i in range(2)]
     log = Log(primary=True)
-    log.open(tmp_path, 0, [])
+    log.open_run(tmp_path, 0, [])
     for row in history:
         log.epoch(row, 0)
     written = (tmp_path / "summary.csv").read_bytes()

@@ -38,7 +38,10 @@ class Log:
             sys.stderr.flush()
 
     def open(self, folder: Path, columns: tuple[str, ...], made: int) -> None:
-        """Write into ``folder``, after the rows up to update ``made`` that are there already."""
+        """Write into ``folder``, after the rows up to update ``made`` that are there already.
+
+        columns: of steps.csv; the first counts the updates.
+        """
         if not self.primary:
             return
         self.file, self.columns = folder / STEPS, columns
@@ -69,8 +72,12 @@ class Log:
         with open(self.file, "a", encoding="utf-8") as file:
             file.write(",".join(repr(row[name]) for name in self.columns) + "\n")
         if self.board is not None:
-            for name in self.columns[1:]:
-                self.board.add_scalar(f"train/{name}", row[name], row["step"])
+            for name, value in self.scalars(row).items():
+                self.board.add_scalar(name, value, row[self.columns[0]])
+
+    def scalars(self, row: Mapping[str, float]) -> dict[str, float]:
+        """What TensorBoard gets of a row, by tag."""
+        return {f"train/{name}": row[name] for name in self.columns[1:]}
 
     def picture(self, name: str, pixels: Any, step: int) -> None:
         """(H, W, C) uint8 pixels for TensorBoard."""

@@ -168,7 +168,7 @@ def train_epoch(run: Run, save: Callable[[], None]) -> float | None:
     run.model.train()
     run.loaders.set_epoch(progress.epoch, progress.step)
     run.optimizer.zero_grad()
-    run.log.start_epoch(progress.epoch, steps, progress.step)
+    run.log.start(f"epoch {progress.epoch}", steps, progress.step)
     meter, saved, mean = Meter(run), progress.step, None
     for batch in run.loaders.train:
         loss, pictures, update = take_step(run, batch)
@@ -186,9 +186,9 @@ def train_epoch(run: Run, save: Callable[[], None]) -> float | None:
             progress.loss_sum, saved = meter.sum.item(), progress.step
             save()
         if stop:
-            run.log.end_epoch()
+            run.log.end()
             return None
-    run.log.end_epoch()
+    run.log.end()
     if mean is None:
         raise DataError(f"the training part gave {progress.step} batches in epoch {progress.epoch}, too few")
     return mean
@@ -205,7 +205,7 @@ def report(run: Run, meter: Meter, loss: Tensor) -> float:
         f"Loss: {step_loss:#.3g} ({mean:#.3g})  "
         f"{meter.seen * run.world.size / seconds:>7.1f} pictures/s  LR: {lr:.3e}"
     )
-    run.log.step(
+    run.log.row(
         {
             "steps": progress.steps,
             "epoch": progress.epoch,

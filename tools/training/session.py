@@ -21,10 +21,11 @@ from ..files import check_writable, remove_leftovers, write_atomic
 from . import checkpoint
 from .checkpoint import CheckpointFolder, Progress
 from .checks import check_arguments
+from .curve import draw_curve
 from .datasets import Datasets, open_datasets
 from .joined_norm import join_batch_norms
 from .loaders import data_config, make_loaders
-from .log import Log, draw_curve
+from .log import Log
 from .loop import Diverged, Run, evaluate, train_epoch
 from .model import build_model
 from .objective import make_loss
@@ -191,7 +192,7 @@ def start(run: Run, resumed: tuple[Path, dict] | None) -> None:
         write_atomic(folder / "args.yaml", text.encode())
         if resumed is not None and resumed[0] == run.folder.last and progress.step == 0 and progress.epoch:
             run.folder.settle(progress)  # a kill between the writing and the numbering
-    run.log.open(run.folder.folder, progress.steps, progress.history)
+    run.log.open_run(run.folder.folder, progress.steps, progress.history)
 
 
 def loop(run: Run) -> None:

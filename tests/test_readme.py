@@ -126,6 +126,7 @@ STREET = {
     "lion_mamba": "LION-Mamba, 32 channels",
     "scatterformer": "ScatterFormer, 32 channels",
 }
+STREET |= {f"{name}_pasted": f"{words}, pasted" for name, words in STREET.items()}
 
 
 def street_table() -> str:
@@ -135,7 +136,7 @@ def street_table() -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for name, words in STREET.items():
         own = [row["metrics"] for row in rows if row["detector"] == name]
-        for kind in ("Car", "Pedestrian", "Cyclist"):
+        for kind in ("Car", "Pedestrian", "Cyclist") if own else ():
             cells = [
                 spread_of([each[f"{kind}_{figure}"] for each in own], digits, unit)
                 for figure, digits, unit in (

@@ -123,8 +123,13 @@ def test_a_folder_that_holds_a_run_is_refused_and_another_run_cannot_go_on(tmp_p
     ):
         refused(capsys, command(tmp_path, *resume, *more), "this run is not that of", told)
     saved = last(tmp_path / "run")
-    torch.save({"state_dict": saved["state_dict"]}, tmp_path / "run" / "last.pth.tar")
-    refused(capsys, command(tmp_path, *resume), "must be a run of `linzoo train` of a LiDAR detector")
+    none = {"state_dict": saved["state_dict"]}
+    for other in (none, saved | {"step": "1"}, saved | {"optimizer": {}}):
+        torch.save(other, tmp_path / "run" / "last.pth.tar")
+        refused(capsys, command(tmp_path, *resume), "must be a run of `linzoo train` of a LiDAR detector")
+    less = {name: tensor for name, tensor in saved["state_dict"].items() if not name.startswith("vfe")}
+    torch.save(saved | {"state_dict": less}, tmp_path / "run" / "last.pth.tar")
+    refused(capsys, command(tmp_path, *resume), "--resume: ", "must hold the", "missing: vfe.pfn_layers.0")
     (tmp_path / "run" / "last.pth.tar").write_bytes(b"no")
     refused(capsys, command(tmp_path, *resume), "last.pth.tar cannot be read, damaged or no checkpoint")
 

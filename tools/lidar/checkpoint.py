@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...pointcloud import Detector
+from ...pointcloud.checkpoints import check_fit
 from ..runs.checkpoint import check_weights, progress, random_states, restore_progress
 from ..runs.folder import refuse_other_run
 from ..training.checkpoint import CheckpointFolder, load
@@ -37,8 +39,10 @@ def save(run: Any) -> None:
 def read(path: Path) -> dict:
     """Raises: ValueError for a file that is damaged or no checkpoint of a detector's training."""
     state = load(path)
-    needed = {"detector", "state_dict", "optimizer", "schedule", "args", "step", "items"}
-    if not isinstance(state, dict) or not needed <= state.keys():
+    tables = ("state_dict", "optimizer", "schedule", "args")
+    needed = {"detector": str, "step": int, "items": int, **dict.fromkeys(tables, Mapping)}
+    whole = isinstance(state, dict) and all(isinstance(state.get(k), kind) for k, kind in needed.items())
+    if not whole or "param_groups" not in state["optimizer"]:
         raise ValueError(
             f"--resume must be a run of `linzoo train` of a LiDAR detector, {path} is none; "
             "--initial-checkpoint takes weights"
@@ -46,9 +50,12 @@ def read(path: Path) -> dict:
     return state
 
 
-def check_same_run(state: Mapping[str, Any], path: Path, args: argparse.Namespace, items: int) -> None:
-    """Raises: ValueError listing the flags in which this run differs from the checkpoint's."""
+def check_same_run(
+    state: Mapping[str, Any], path: Path, args: argparse.Namespace, items: int, model: Detector
+) -> None:
+    """Raises: ValueError listing the flags, or the tensors, in which this run is not the checkpoint's."""
     refuse_other_run(path, args, state["args"], MAY_DIFFER, ("frames an update", state["items"], items))
+    check_fit(model, state["state_dict"], f"--resume: {path}")
 
 
 def restore(run: Any, path: Path, state: dict) -> None:

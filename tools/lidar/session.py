@@ -106,7 +106,7 @@ def prepare(args: argparse.Namespace, accelerator: Any, log: Log) -> Run:
         training = ClassBalanced(training, args.seed)
     plan = Plan(len(training), args.batch_size * args.grad_accum_steps * accelerator.num_processes, args.seed)
     if state is not None:
-        checkpoint.check_same_run(state, path, args, plan.items)
+        checkpoint.check_same_run(state, path, args, plan.items, model)
     frames = TrainingFrames(
         frames=training,
         options=augment_options(args),

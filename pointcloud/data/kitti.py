@@ -143,10 +143,12 @@ class KittiFrames:
     def metric_labels(self, frame: Frame) -> KittiFrameLabels:
         """What ``score`` must know of a frame."""
         info, classes = frame.info, frame.labels.classes.tolist()
+        solid = (info["ignored_boxes"][:, 3:6] > 0).all(1)  # the others overlap nothing
+        ignored = [name for name, kept in zip(info["ignored_names"], solid.tolist(), strict=True) if kept]
         return KittiFrameLabels(
-            boxes=torch.cat([frame.labels.boxes, info["ignored_boxes"]]),
-            names=(*(self.classes[number] for number in classes), *info["ignored_names"]),
-            difficulty=torch.cat([info["difficulty"], info["ignored_difficulty"]]),
+            boxes=torch.cat([frame.labels.boxes, info["ignored_boxes"][solid]]),
+            names=(*(self.classes[number] for number in classes), *ignored),
+            difficulty=torch.cat([info["difficulty"], info["ignored_difficulty"][solid]]),
             camera=info["camera"],
         )
 

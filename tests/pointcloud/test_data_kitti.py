@@ -194,6 +194,15 @@ def test_detections_too_low_in_the_picture_do_not_count_as_false(tmp_path):
     assert data.score(found, labels)["Car_3d_easy"] == pytest.approx(100)
 
 
+def test_other_objects_without_a_size_are_not_scored(tmp_path):
+    flat = "Misc 0.00 0 0 10 20 60 90 -1 -1 -1 -1000 -1000 -1000 -10\n"
+    data = KittiFrames(write_kitti(tmp_path, scenes(1), extra_lines=flat + VAN))
+    labels = data.metric_labels(data[0])
+    assert data[0].info["ignored_names"] == ("Misc", "Van")
+    assert labels.names[-1] == "Van" and "Misc" not in labels.names
+    assert len(labels.names) == len(labels.boxes) == len(labels.difficulty)
+
+
 def test_the_test_split_has_points_and_no_labels(tmp_path):
     folder = write_kitti(tmp_path, scenes(1))
     (folder / "training").rename(folder / "testing")

@@ -160,6 +160,16 @@ def test_a_frame_without_points_in_view_is_a_fault_and_one_without_objects_is_no
     assert captured.out.splitlines()[1].split() == ["train", "1", "1", "0", "0", "0", "0", "1"]
 
 
+def test_an_object_that_is_scored_and_not_trained_on_needs_an_extent_too(tmp_path, capsys):
+    frame = scenes(1)[0]
+    frame.labels.boxes[0, 3], frame.info["num_points"][0] = 0, 0  # no point: not among the labels
+    folder = write_waymo(tmp_path, [frame])
+    assert prepare(folder, "waymo", "--split", "train") == 1
+    assert (
+        "0000 cannot be scored: object 0 must have finite values and sizes above 0" in capsys.readouterr().err
+    )
+
+
 def counting(monkeypatch, last=None):
     """The names of frames that are read; after ``last`` of them the run is interrupted."""
     read, original = [], KittiFrames.__getitem__

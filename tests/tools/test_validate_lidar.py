@@ -11,7 +11,7 @@ from linzoo.pointcloud.data.kitti import KittiFrames
 from linzoo.pointcloud.data.kitti_export import read_kitti_detections
 from linzoo.pointcloud.data.synthetic import SyntheticScenes
 
-from ..pointcloud.lidar_folders import scenes, write_kitti
+from ..pointcloud.lidar_folders import kitti_label, scenes, write_kitti
 from .lidar_runs import SCATTERFORMER, one_thread, refused, small, words
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__, small.__name__)
@@ -91,6 +91,21 @@ def test_kitti_detections_are_exported_and_read_back(tmp_path, capsys, weights, 
         assert 0 < len(back) <= len(labels[index].boxes)  # the camera does not see them all
         apart = torch.cdist(back[:, :6].double(), labels[index].boxes[:, :6].double()).amin(1)
         assert apart.max() < 1e-3
+
+
+def test_a_label_that_cannot_be_scored_is_named_before_the_detector_runs(
+    tmp_path, capsys, weights, monkeypatch
+):
+    from linzoo.pointcloud import Detector
+
+    folder = write_kitti(tmp_path / "kitti", scenes(2))
+    labels = folder / "training/label_2/000000.txt"
+    labels.write_text(labels.read_text() + kitti_label("Car", (10, 0, -1, 4, 0, 1.5, 0)))
+    monkeypatch.setattr(Detector, "detect", lambda *_: pytest.fail("ran"))
+    line = [*SCATTERFORMER, "--dataset", "kitti", "--data-dir", folder, "--device", "cpu"]
+    status = validate(*line, "--checkpoint", weights)
+    wanted = ("frame 000000 cannot be scored: object ", "sizes above 0, got [10.0, ")
+    refused(capsys, status, *wanted, name="validate")
 
 
 def test_nuscenes_detections_are_exported_by_sample(tmp_path):

@@ -64,6 +64,25 @@ def read_frame(frames: Any, index: int) -> Frame:
         raise DataError(f"frame {index} cannot be read: {error}") from error
 
 
+def scored_labels(frames: Any, frame: Frame) -> Any:
+    """What the data set's metric must know of a frame.
+
+    Raises: DataError for an object without an extent or a place, which no metric takes: before the detector
+        runs, not when all frames are done.
+    """
+    labels = frames.metric_labels(frame)
+    boxes = labels.boxes[:, :7]
+    bad = ~(boxes.isfinite().all(1) & (boxes[:, 3:6] > 0).all(1))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        values = [round(value, 3) for value in boxes[row].tolist()]
+        raise DataError(
+            f"frame {frame.name} cannot be scored: object {row} must have finite values and sizes above 0, "
+            f"got {values}"
+        )
+    return labels
+
+
 class UpdateBatches:
     """The item lists of this process, a list a step, from update ``first`` to ``last``: a batch sampler."""
 

@@ -12,7 +12,7 @@ from ...pointcloud import Detector
 from ...pointcloud.records import Detections
 from ..runs.accelerator import gather
 from ..runs.log import Log
-from .batches import read_frame
+from .batches import read_frame, scored_labels
 
 
 def detect_frames(
@@ -27,7 +27,7 @@ def detect_frames(
 
     Args:
         indices: of the frames; None: all.
-    Raises: DataError for a frame that cannot be read.
+    Raises: DataError for a frame that cannot be read or scored.
     """
     indices = range(len(frames)) if indices is None else indices
     found, labels = [], []
@@ -37,8 +37,8 @@ def detect_frames(
     try:
         for first in range(0, len(indices), batch_size):
             batch = [read_frame(frames, i) for i in indices[first : first + batch_size]]
+            labels += [scored_labels(frames, frame) for frame in batch]
             found += [to_cpu(each) for each in model.detect([frame.points.to(device) for frame in batch])]
-            labels += [frames.metric_labels(frame) for frame in batch]
             log.advance(len(batch))
     finally:
         log.end()

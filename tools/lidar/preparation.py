@@ -20,6 +20,8 @@ from ...pointcloud.data.prepared import DamagedFacts
 from ...pointcloud.records import Frame
 from ..files import read_json, remove_leftovers, write_atomic, write_json
 from ..runs.log import Log
+from ..training.batches import DataError
+from .batches import scored_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +125,9 @@ def _prepare_part(data: Any, indices: range, options: Options, file: Path) -> di
         try:
             frame = data[index]
             check_frame(frame, data.classes)
+            scored_labels(data, frame)
             record = data.prepared_record(index, frame)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, DataError) as error:
             faults.append([_name(data, index), " ".join(str(error).split())])
             continue
         records.append(record)

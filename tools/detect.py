@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .lidar.build import build_detector
+    from .lidar.places import writing_to
 
     check_arguments(args)
     targets = dict(zip(files := list(point_files(args.inputs)), names_of(files), strict=True))
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     total, faults = 0, 0
     for file in tqdm(left, unit="file", disable=len(left) < 2 or not sys.stderr.isatty()):
         try:
-            total += detect_file(detector, file, targets[file], args, made_with)
+            with writing_to("--out-dir", args.out_dir):
+                total += detect_file(detector, file, targets[file], args, made_with)
         except ValueError as error:
             if len(files) == 1:
                 raise

@@ -77,6 +77,7 @@ def check_split(args: argparse.Namespace, split: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from .files import check_writable
+    from .lidar.places import writing_to
     from .lidar.preparation import Options, prepare_split
     from .runs.log import Log
 
@@ -93,9 +94,10 @@ def run(args: argparse.Namespace) -> int:
             limit=args.paste_limit if split in paste_splits else 0,
             skip_faulty=args.skip_faulty,
         )
-        summaries.append(
-            prepare_split(lambda split=split: open_data(args, split, output), options, args.again, log)
-        )
+        with writing_to("--output", output):
+            summaries.append(
+                prepare_split(lambda split=split: open_data(args, split, output), options, args.again, log)
+            )
     print(table(summaries))
     for line in remarks(summaries, args.skip_faulty):
         print(f"linzoo prepare-lidar: {line}", file=sys.stderr)

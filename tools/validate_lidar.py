@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from .lidar.datasets import check_fits, open_frames
     from .lidar.evaluate import detect_frames, finite_or_none
     from .lidar.export import export
+    from .lidar.places import writing_to
     from .predict import pick_device
     from .runs.log import Log
 
@@ -68,10 +69,12 @@ def run(args: argparse.Namespace) -> int:
     found, labels = detect_frames(detector.to(device), frames, device, log, args.batch_size)
     metrics = {"detector": args.detector, "frames": len(frames), **frames.score(found, labels)}
     metrics = finite_or_none(metrics)
-    if args.export is not None:
-        export(args.dataset, frames, found, args.export)
     if args.results_file is not None:
-        write_json(args.results_file, metrics)
+        with writing_to("--results-file", args.results_file):
+            write_json(args.results_file, metrics)
+    if args.export is not None:
+        with writing_to("--export", args.export):
+            export(args.dataset, frames, found, args.export)
     print(f"--result\n{json.dumps(rounded(metrics), indent=4)}")
     return 0
 

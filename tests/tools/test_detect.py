@@ -211,6 +211,29 @@ def test_a_wrong_file_is_refused_by_its_name(tmp_path, weights, capsys, name, wr
     assert status == 2 and not list((tmp_path / "out").iterdir())
 
 
+def test_a_full_disk_is_told_by_the_flag_and_what_was_written_stays(
+    tmp_path, weights, points, capsys, monkeypatch
+):
+    resource = pytest.importorskip("resource")
+    out, before = tmp_path / "out", resource.getrlimit(resource.RLIMIT_FSIZE)
+    line = ("scatterformer_tiny", weights, points, "--no-pictures", "--score-thr", 0, "--out-dir", out)
+    write = detect.write_json
+
+    def fill(path, content):
+        if path.name.startswith("1"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        write(path, content)
+
+    monkeypatch.setattr(detect, "write_json", fill)
+    try:
+        status = run(*line)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    refused(capsys, status, f"--out-dir: cannot write to {out}: File too large", name="detect")
+    assert [file.name for file in out.iterdir()] == ["0.bin.json"]
+    monkeypatch.undo()
+
+
 def test_points_of_more_values_lose_the_last_ones(tmp_path, weights, points):
     frame = SyntheticScenes("val", 3)[0].points.numpy()
     np.concatenate([frame, np.ones((len(frame), 2), np.float32)], 1).tofile(tmp_path / "six.bin")

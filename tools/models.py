@@ -52,6 +52,13 @@ def check_name(name: str) -> str:
                 f"model must be a name known to timm or linzoo, {base} has no tag {tag!r}; has {known}"
             )
         return name
+    from ..pointcloud import list_detectors
+
+    if name in list_detectors():
+        raise ValueError(
+            f"model must be a name known to timm or linzoo, {name} is a LiDAR detector "
+            "(`linzoo list --detectors`)"
+        )
     near = get_close_matches(base.lower(), ours) or get_close_matches(base.lower(), timm.list_models())
     hint = f"did you mean {' or '.join(near)}?" if near else "`linzoo list` shows the names"
     raise ValueError(f"model must be a name known to timm or linzoo, got {name!r}; {hint}")

@@ -182,6 +182,17 @@ def test_an_unknown_model_names_the_nearest(capsys, files, command):
     assert "did you mean ravlt_tiny" in refused(capsys, *argv, "ravlt_tiney")
 
 
+def test_a_lidar_detector_is_told_from_a_model(capsys):
+    assert "lion_retnet_kitti is a LiDAR detector" in refused(capsys, "info", "lion_retnet_kitti")
+
+
+@pytest.mark.parametrize("command", ["train", "distill"])
+def test_an_unknown_flag_is_named_not_the_word_behind_it(capsys, command):
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "--nonsense", "3"])
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
 def test_an_unknown_tag_names_those_there_are(capsys):
     assert "has l2vit_tiny.in1k" in refused(capsys, "info", "l2vit_tiny.in22k")
 

@@ -38,7 +38,9 @@ def recipe_defaults(words: Sequence[str], parser: argparse.ArgumentParser, domai
     """
     from ..recipe import read_recipe
 
-    given = parser.parse_known_args(words)[0]
+    given, unknown = parser.parse_known_args(words)
+    if any(word.startswith("-") for word in unknown):
+        return {}  # the parser will name the flag; what follows it looked like a recipe
     if given.config is not None:
         return read_recipe(given.config, parser, domain)
     file = resumed.args_file(given, domain)

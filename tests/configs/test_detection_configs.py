@@ -18,6 +18,7 @@ from mmdet.registry import MODELS, PARAM_SCHEDULERS  # isort: skip
 from mmdet.utils import register_all_modules  # isort: skip
 from mmengine.optim import build_optim_wrapper  # isort: skip
 
+from ..sampling import sampled
 from .settings import DETECTORS, our_settings, published_settings
 
 FOLDER = Path(__file__).parents[2] / "configs" / "detection"
@@ -104,7 +105,7 @@ def test_the_rate_warms_up_over_500_iterations_and_falls_twice(name):
     assert by_epoch == pytest.approx([1] * first + [0.1] * (second - first) + [0.01] * (epochs - second))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, SMALLEST))
 def test_only_the_parameters_that_the_authors_spare_have_no_weight_decay(name):
     model, want = detector_of(name), SETTINGS[name]
     wrapper = dict(config_of(name).optim_wrapper)
@@ -129,7 +130,7 @@ def test_only_the_parameters_that_the_authors_spare_have_no_weight_decay(name):
     assert len(norms) > 20
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, SMALLEST))
 def test_the_heads_sit_at_the_strides_of_the_pyramid(name):
     model, config = detector_of(name), config_of(name).model
     height, width = 384, 256
@@ -146,7 +147,7 @@ def test_the_heads_sit_at_the_strides_of_the_pyramid(name):
         assert config.roi_head.bbox_roi_extractor.featmap_strides == strides[:4]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sampled(NAMES, SMALLEST))
 def test_an_output_of_the_backbone_has_the_norm_of_the_authors(name):
     backbone, eps = detector_of(name).backbone, SETTINGS[name].out_norms
     assert [norm.eps for norm in backbone.out_norms.values()] == (

@@ -184,7 +184,7 @@ def test_an_empty_state_adds_nothing():
     assert (key_softmax_readout(q, nothing + nothing) == 0).all()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.all_cases), 3])
 def test_processes_with_parts_of_the_tokens_equal_one_process_with_all(world, tmp_path):
     child = Path(__file__).with_name("key_softmax_child.py")
     children = [

@@ -9,7 +9,7 @@ import pytest
 CHILD = Path(__file__).with_name("all_reduce_child.py")
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.all_cases), 3])
 def test_processes_with_parts_of_the_tokens_equal_one_process_with_all_gradients_too(world, tmp_path):
     command = [sys.executable, str(CHILD)]
     children = [

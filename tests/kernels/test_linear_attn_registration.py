@@ -10,6 +10,7 @@ from torch.library import opcheck
 
 from linzoo.kernels import LinState, feature_map, lin_readout, lin_reduce, linear_attn
 
+from ..sampling import sampled
 from .cases import Case, gradients, with_grad
 from .tolerances import relative_error
 
@@ -163,7 +164,7 @@ def test_export_with_dynamic_tokens_keeps_the_ops_and_survives_a_file(norm, stri
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("norm", ["sum", "clamp", "mag", "sub"])
+@pytest.mark.parametrize("norm", sampled(["sum", "clamp", "mag", "sub"], ["clamp", "sub"]))
 def test_onnx_export_with_dynamic_tokens_runs_in_onnxruntime(norm, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs linzoo[onnx]")
     pytest.importorskip("onnxscript", reason="needs linzoo[onnx]")

@@ -208,7 +208,8 @@ if __name__ == "__main__":
         chosen = [case for case in chosen if case.state_index is None]
     elif sys.argv[1] == "registration":
         chosen = [case for case in chosen if case.name in REGISTERED]
-    chosen = chosen[:: 3 if sys.argv[2:] == ["sample"] else 1]
+    thinned = 6 if sys.argv[1] == "public" else 3  # which makes the same launches as the other groups
+    chosen = chosen[:: thinned if sys.argv[2:] == ["sample"] else 1]
     passed = [run(sys.argv[1], case) for case in chosen]
     print(f"{sum(passed)} of {len(passed)} passed, {len(DTYPES)} dtypes", flush=True)
     sys.exit(not all(passed))

@@ -37,7 +37,7 @@ RESULTS = Path(__file__).parent / "results" / "pointcloud-cpu.jsonl"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--what", choices=WHAT, help="one of the two; --save then keeps the rows of the other")
+    add("--what", choices=WHAT, help="one of the two; --save keeps the rows of what is not measured")
     add("--voxels", action="append", type=int, metavar="N", help=f"repeatable; default: {SIZES}")
     add("--pass", dest="kind", choices=PASSES, default="forward", help="training: forward and backward")
     add("--only", action="append", metavar="NAME", help="operators or backbones, repeatable; default: all")
@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         for size in sizes
     )
     words = f" --what {args.what}" if args.what else ""
-    kept = [row for row in recorded(args.out) if row["what"] not in names] if args.what else []
+    words += "".join(f" --voxels {size}" for size in args.voxels or ())
+    new = {(what, size, args.kind) for what in names for size in sizes}
+    kept = [row for row in recorded(args.out) if (row["what"], row["voxels"], row["pass"]) not in new]
     return bench_rows.run(args, f"linzoo bench pointcloud{words} --save", rows, line, kept)
 
 

@@ -86,17 +86,18 @@ def test_training_reaches_the_voxels_and_the_parameters():
     assert not bench_pointcloud.passed(layer, x, "forward")().requires_grad
 
 
-def test_saving_one_kind_keeps_the_rows_of_the_other(tmp_path):
+def test_saving_replaces_the_rows_of_what_is_measured_alone(tmp_path):
     out = tmp_path / "rows.jsonl"
-    other = {"what": "backbones", "voxels": 7, "ms": {}, "device": "an older machine"}
-    out.write_text(json.dumps(other) + "\n" + json.dumps(other | {"what": "operators"}) + "\n")
+    old = {"what": "operators", "voxels": 300, "pass": "forward", "ms": {}, "device": "an older machine"}
+    others = [old | {"what": "backbones"}, old | {"voxels": 7}, old | {"pass": "training"}]
+    out.write_text("".join(json.dumps(row) + "\n" for row in [old, *others]))
     words = ["--what", "operators", "--only", "linear", "--voxels", "300", "--save", "--out", str(out)]
     assert main(["bench", "pointcloud", *words]) == 0
-    first, row = bench_pointcloud.recorded(out)
-    assert first == other
+    *kept, row = bench_pointcloud.recorded(out)
+    assert kept == others
     assert (row["what"], row["voxels"], row["pass"], row["rounds"]) == ("operators", 300, "forward", 5)
     assert (row["channels"], row["group"], set(row["ms"])) == (64, 4096, {"linear"})
-    assert row["command"] == "linzoo bench pointcloud --what operators --save"
+    assert row["command"] == "linzoo bench pointcloud --what operators --voxels 300 --save"
     assert {"commit", "device", "torch", "threads", "date", "peaks_before"} <= row.keys()
 
 

@@ -1,5 +1,5 @@
 # make demo   build the environment if it is missing, run the main job, write runs/demo/index.html
-# make demo-full   the demo, and the long runs whose rows it shows as recorded (about 10 CPU hours; the LiDAR runs take minutes on a GPU)
+# make demo-full   the demo, and the long runs whose rows it shows as recorded (about 20 CPU hours; the LiDAR runs take minutes on a GPU)
 # make test   build the environment if it is missing, lint, run the tests
 # make test-all   the tests with full matrices, and every Triton kernel compiled for every target
 # make bench   re-measure the committed benchmark rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -11,17 +10,18 @@ from . import page
 LABELS = {"lion_retnet": "LION-RetNet", "lion_mamba": "LION-Mamba", "scatterformer": "ScatterFormer"}
 LABELS |= {f"{name}_pasted": f"{label}, pasted" for name, label in LABELS.items()}
 LONG = """<h3>The long runs on drawn scenes: recorded, not re-run</h3><p>Small forms from random
-weights, {seeds} seeds; judged on {scenes} unseen scenes. Cells are means over the seeds, with the range in
-brackets. What a trained detector finds in unseen scenes is drawn below, labels dashed.{pasted}</p>"""
+weights, {seeds} seeds; judged on {scenes} unseen scenes. Updates are given with the scenes of each. Cells are
+means over the seeds, with the range in brackets. What a trained detector finds in unseen scenes is drawn
+below, labels dashed.{pasted}</p>"""
 PASTED = """ <b>Pasted</b>: trained on scenes that are filled up with road users of other scenes, and
 turned."""
 BY_CLASS = """<p>By class. Yaw errors are means over the objects that were found: modulo a half turn, where
 front and back are alike, and modulo a whole turn.</p>"""
 MADE = """<p class="soft">{made}, by <code>{command}</code>.</p>"""
-YAW = """<p>What it shows: {found} A guess is 45&deg; off modulo a half turn and 90&deg; modulo a whole one.
-Every drawn road user has a front (a car's cabin sits behind a bonnet, a pedestrian carries a forearm forward,
-a cyclist's arms reach ahead): of a box that is its own mirror image nothing tells front from back. What it
-does not show: a ranking of the detectors, whose sizes and costs differ, or anything about real
+YAW = """<p>What it shows:</p><ul>{found}</ul><p>A guess is 45&deg; off modulo a half turn and 90&deg; modulo
+a whole one. Every drawn road user has a front (a car's cabin sits behind a bonnet, a pedestrian carries a
+forearm forward, a cyclist's arms reach ahead): of a box that is its own mirror image nothing tells front from
+back. What it does not show: a ranking of the detectors, whose sizes and costs differ, or anything about real
 traffic.</p>"""
 READ = 45.0  # degrees off modulo a whole turn, half a guess's, below which headings count as read
 ABSENT = """<p class="soft">No long run on drawn scenes is recorded.</p>"""
@@ -36,13 +36,21 @@ def page_of(rows: list[dict], folder: Path) -> str:
         seeds=max(len(found) for found in of.values()), scenes=first["test_scenes"],
         pasted=PASTED if any(name.endswith("_pasted") for name in of) else "",
     )  # fmt: skip
-    head = ("detector", "parameters", "updates", "AP 3D", "AP BEV", "centre error", "time to train")
+    head = (
+        "detector",
+        "parameters",
+        "updates",
+        "AP 3D",
+        "AP BEV",
+        "centre error",
+        "time to train",
+    )
     body += page.table(head, [whole_row(name, found) for name, found in of.items()]) + BY_CLASS
-    degrees = "modulo {}\N{DEGREE SIGN}"
-    head = ("detector and class", "AP 3D", "AP BEV", "centre error", "yaw, " + degrees.format(180))
+    degrees = "yaw mod {}\N{DEGREE SIGN}"
+    head = ("detector and class", "AP 3D", "AP BEV", "centre error", degrees.format(180))
     lines = [class_row(name, found, one) for name, found in of.items() for one in classes_of(found)]
     body += page.table((*head, degrees.format(360)), lines)
-    body += YAW.format(found=" ".join(headings(name, found) for name, found in of.items()))
+    body += YAW.format(found="".join(f"<li>{headings(name, found)}</li>" for name, found in of.items()))
     body += sheets(of, folder)
     made = dict.fromkeys(f"{r['date']}, {r['on']}, torch {r['torch']}, commit {r['commit']}" for r in rows)
     return body + MADE.format(made=escape("; ".join(made)), command=escape(first["command"]))
@@ -59,26 +67,29 @@ def classes_of(rows: list[dict]) -> list[str]:
 
 
 def whole_row(name: str, rows: list[dict]) -> list[str]:
-    figures = [span(rows, f"mean_{key}", form) for key, form in (AP_3D, AP_BEV, CENTRE)]
-    seconds = spread(
-        [row["seconds"] for row in rows if row["seconds"] and not row["resumed"]], "{:,.0f} s".format
-    )
-    updates = f"{rows[0]['updates']} of {rows[0]['frames_an_update']} scenes"
-    return [LABELS.get(name, name), f"{rows[0]['parameters']:,}", updates, *figures, seconds]
+    figures = [span(rows, f"mean_{key}", *form) for key, *form in (AP_3D, AP_BEV, CENTRE)]
+    minutes = [row["seconds"] / 60 for row in rows if row["seconds"] and not row["resumed"]]
+    updates = f"{rows[0]['updates']} \N{MULTIPLICATION SIGN} {rows[0]['frames_an_update']}"
+    return [
+        LABELS.get(name, name),
+        f"{rows[0]['parameters']:,}",
+        updates,
+        *figures,
+        spread(minutes, ".0f", " min"),
+    ]
 
 
 def class_row(name: str, rows: list[dict], one: str) -> list[str]:
     columns = (AP_3D, AP_BEV, CENTRE, YAW_PI, YAW_2PI)
-    return [f"{LABELS.get(name, name)}, {one}", *(span(rows, f"{one}_{key}", form) for key, form in columns)]
+    return [
+        f"{LABELS.get(name, name)}, {one}",
+        *(span(rows, f"{one}_{key}", *form) for key, *form in columns),
+    ]
 
 
-AP_3D, AP_BEV, CENTRE = (
-    ("ap_3d", "{:.0f}".format),
-    ("ap_bev", "{:.0f}".format),
-    ("centre_error", "{:.2f} m".format),
-)
-YAW_PI = ("yaw_error_pi", "{:.0f}\N{DEGREE SIGN}".format)
-YAW_2PI = ("yaw_error_2pi", "{:.0f}\N{DEGREE SIGN}".format)
+# key in the metrics, format, unit
+AP_3D, AP_BEV, CENTRE = ("ap_3d", ".0f", ""), ("ap_bev", ".0f", ""), ("centre_error", ".2f", " m")
+YAW_PI, YAW_2PI = (("yaw_error_pi", ".0f", "\N{DEGREE SIGN}"), ("yaw_error_2pi", ".0f", "\N{DEGREE SIGN}"))
 
 
 def values_of(rows: list[dict], key: str) -> list[float]:
@@ -86,16 +97,16 @@ def values_of(rows: list[dict], key: str) -> list[float]:
     return [value for row in rows if (value := row["metrics"].get(key)) is not None]
 
 
-def span(rows: list[dict], key: str, form: Callable[[float], str]) -> str:
-    return spread(values_of(rows, key), form)
+def span(rows: list[dict], key: str, form: str, unit: str) -> str:
+    return spread(values_of(rows, key), form, unit)
 
 
-def spread(values: list[float], form: Callable[[float], str]) -> str:
+def spread(values: list[float], form: str, unit: str) -> str:
     """Mean, and the range where there are several."""
     if not values:
         return "-"
-    mean, low, high = (form(v) for v in (sum(values) / len(values), min(values), max(values)))
-    return mean if low == high else f"{mean} ({low} - {high})"
+    mean, low, high = (f"{v:{form}}" for v in (sum(values) / len(values), min(values), max(values)))
+    return mean + unit + ("" if low == high else f" ({low} - {high})")
 
 
 def headings(name: str, rows: list[dict]) -> str:

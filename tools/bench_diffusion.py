@@ -8,11 +8,12 @@ Stable Diffusion 1.5's UNet (softmax, linfusion), ``flux_pair`` one joint and on
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from .files import read_rows, write_rows
 
 RESULTS = Path(__file__).parent / "results" / "diffusion-steps.jsonl"
 POINTS = ("sd15:linfusion:2048", "sd15:softmax:2048", "flux_pair:clear:2048", "flux_pair:softmax:2048")
@@ -99,9 +100,7 @@ def command_of(row: dict[str, Any]) -> str:
 
 def read(path: Path = RESULTS) -> list[dict[str, Any]]:
     """The recorded rows; none where there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    return read_rows(path)
 
 
 def key(row: dict[str, Any]) -> tuple:
@@ -110,7 +109,4 @@ def key(row: dict[str, Any]) -> tuple:
 
 def save(path: Path, row: dict[str, Any]) -> None:
     """The row into its place among the others, instead of an older one of the same point."""
-    from .files import write_atomic
-
-    rows = sorted([*(r for r in read(path) if key(r) != key(row)), row], key=key)
-    write_atomic(path, "".join(json.dumps(r) + "\n" for r in rows).encode())
+    write_rows(path, sorted([*(r for r in read(path) if key(r) != key(row)), row], key=key))

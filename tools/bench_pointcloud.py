@@ -10,7 +10,6 @@ time, everything of one size interleaved. The voxels are rough ground with boxes
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import bench_rows
 from .bench_local_attn import with_backward
 from .bench_rows import interleaved, spread
+from .files import read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -172,8 +172,7 @@ def passed(call: Callable[..., Tensor], x: Tensor, kind: str, *others: Tensor) -
 
 def recorded(results: Path = RESULTS) -> list[dict]:
     """The committed rows, none where there are none yet."""
-    text = results.read_text(encoding="utf-8") if results.exists() else ""
-    return [json.loads(text) for text in text.splitlines()]
+    return read_rows(results)
 
 
 def line(row: dict[str, Any]) -> str:

@@ -54,6 +54,12 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
+def read_rows(path: Path) -> list[Any]:
+    """What ``write_rows`` wrote; none where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
 def read_json(path: Path) -> Any:
     """The content, or None when there is no such file or it is not JSON."""
     try:

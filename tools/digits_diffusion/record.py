@@ -5,7 +5,6 @@ A student that is done is kept with its figures, one that was interrupted goes o
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from ..demo import pictures
 from ..demo.context import Progress, one_thread
 from ..demo.machine import commit, processor, versions
 from ..demo.store import PartStore, only_one
-from ..files import write_atomic
+from ..files import read_rows, write_atomic, write_rows
 from .judge import Judge
 from .students import STUDENTS, train_student
 
@@ -50,8 +49,7 @@ def record(output: Path, settings: dict = SETTINGS, results: Path = RESULTS) -> 
                 )
     for name in ("teacher", *STUDENTS):
         write_atomic(results / SHEET.format(name), store.path(f"{name}.png").read_bytes())
-    lines = [json.dumps(row | {"settings": settings} | about) + "\n" for row in rows]
-    write_atomic(results / ROWS, "".join(lines).encode())
+    write_rows(results / ROWS, [row | {"settings": settings} | about for row in rows])
 
 
 def kept(store: PartStore, name: str, seed: int, judged: Callable[[int], dict]) -> dict:
@@ -90,6 +88,4 @@ def count(model) -> int:
 
 def recorded(results: Path = RESULTS) -> list[dict]:
     """The committed rows, none where there are none yet."""
-    path = results / ROWS
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
+    return read_rows(results / ROWS)

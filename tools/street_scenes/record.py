@@ -5,7 +5,6 @@ A detector that is done is kept with its figures, one that was interrupted goes 
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from ...pointcloud import Detector
 from ...pointcloud.data.synthetic import SyntheticScenes
 from ..demo.machine import commit, processor, versions
-from ..files import read_json, write_atomic, write_json, write_rows
+from ..files import read_json, read_rows, write_atomic, write_json, write_rows
 from .detectors import RECIPES, SEEDS, train_one
 from .judge import judge, sheet
 
@@ -91,6 +90,4 @@ def count(model: Detector) -> int:
 
 def recorded(results: Path = RESULTS) -> list[dict]:
     """The committed rows, none where there are none yet."""
-    path = results / ROWS
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines()]
+    return read_rows(results / ROWS)

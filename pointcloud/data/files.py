@@ -99,6 +99,16 @@ def read_text(path: Path) -> str:
         ) from error
 
 
+def first_repeated(names: Sequence[str]) -> str | None:
+    """The first name that stood in the list before, None if all are different."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def nearest_name(name: str, known: Sequence[str]) -> str | None:
     """The name of ``known`` that ``name`` would be in other cases: "car" -> "Car". None if there is none, or
     it is ``name`` itself."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .files import nearest_name, read_text
+from .files import first_repeated, nearest_name, read_text
 from .kitti_camera import Camera
 
 PICTURE_SIZE = (1242, 375)  # most of KITTI's pictures; taken where there is no picture to look at
@@ -28,8 +28,7 @@ def read_names(path: Path) -> list[str]:
     names = read_text(path).split()
     if not names:
         raise ValueError(f"{path}: must name at least one frame, got none")
-    if len(set(names)) != len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+    if twice := first_repeated(names):
         raise ValueError(f"{path}: must name each frame once, got {twice} again")
     return names
 

@@ -23,7 +23,7 @@ import torch
 
 from ..metrics import CountedLabels, unofficial_waymo_ap
 from ..records import Detections, Frame, Labels
-from .files import nearest_name, read_points, read_text
+from .files import first_repeated, nearest_name, read_points, read_text
 from .plain_pickle import read_plain_pickle
 from .prepared import FOLDER, Prepared, RecordedFrames
 
@@ -142,8 +142,7 @@ def split_sequences(folder: Path, sequences: Path, split: str) -> list[str]:
     names = [name.removesuffix(".tfrecord") for name in read_text(path).split()]
     if not names:
         raise ValueError(f"{path}: must name at least one sequence, got none")
-    if len(set(names)) != len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+    if twice := first_repeated(names):
         raise ValueError(f"{path}: must name each sequence once, got {twice} again")
     if missing := [name for name in names if not (sequences / name).is_dir()]:
         raise FileNotFoundError(f"{sequences / missing[0]}: there is no such sequence, which {path} names")
@@ -165,8 +164,7 @@ def read_sequence(folder: Path) -> list[dict[str, Any]]:
                 f"{path}: frame {number} does not have the layout that is read: {error!r}"
             ) from error
     files = [record["file"] for record in records]
-    if len(set(files)) != len(files):
-        twice = next(file for i, file in enumerate(files) if file in files[:i])
+    if twice := first_repeated(files):
         raise ValueError(f"{path}: must have each frame's sample_idx once, two frames are {twice}")
     return records
 

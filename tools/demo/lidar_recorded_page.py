@@ -36,15 +36,7 @@ def page_of(rows: list[dict], folder: Path) -> str:
         seeds=max(len(found) for found in of.values()), scenes=first["test_scenes"],
         pasted=PASTED if any(name.endswith("_pasted") for name in of) else "",
     )  # fmt: skip
-    head = (
-        "detector",
-        "parameters",
-        "updates",
-        "AP 3D",
-        "AP BEV",
-        "centre error",
-        "time to train",
-    )
+    head = ("detector", "parameters", "updates", "AP 3D", "AP BEV", "centre error", "time to train")
     body += page.table(head, [whole_row(name, found) for name, found in of.items()]) + BY_CLASS
     degrees = "yaw mod {}\N{DEGREE SIGN}"
     head = ("detector and class", "AP 3D", "AP BEV", "centre error", degrees.format(180))

@@ -27,11 +27,16 @@ def check_box_rows(op: str, name: str, boxes: object) -> None:
 def check_boxes(op: str, name: str, boxes: Tensor) -> None:
     """Box rows with an extent: finite numbers, every size above zero."""
     check_box_rows(op, name, boxes)
-    good = boxes[:, :7].isfinite().all(1) & (boxes[:, 3:6] > 0).all(1)
-    if not bool(good.all()):
-        row = int((~good).nonzero()[0])
+    row = first_unfit(boxes[:, :7])
+    if row is not None:
         values = [round(value, 4) for value in boxes[row, :7].tolist()]
         raise ValueError(f"{op}: {name} must be finite with dx, dy, dz > 0, got row {row}: {values}")
+
+
+def first_unfit(boxes: Tensor) -> int | None:
+    """The first row with a number that is not finite or a size that is not above zero; None where all fit."""
+    good = boxes.isfinite().all(1) & (boxes[:, 3:6] > 0).all(1)
+    return None if bool(good.all()) else int((~good).nonzero()[0])
 
 
 def check_pairs(op: str, a: Tensor, b: Tensor) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...pointcloud.boxes.checks import first_unfit
 from ...pointcloud.data.augment import AugmentOptions, PasteDatabase, augment
 from ...pointcloud.records import Frame, Labels
 from ..runs.plan import Item, Plan, microbatches
@@ -72,9 +73,8 @@ def scored_labels(frames: Any, frame: Frame) -> Any:
     """
     labels = frames.metric_labels(frame)
     boxes = labels.boxes[:, :7]
-    bad = ~(boxes.isfinite().all(1) & (boxes[:, 3:6] > 0).all(1))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
+    row = first_unfit(boxes)
+    if row is not None:
         values = [round(value, 3) for value in boxes[row].tolist()]
         raise DataError(
             f"frame {frame.name} cannot be scored: object {row} must have finite values and sizes above 0, "

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...pointcloud.boxes.checks import first_unfit
 from ...pointcloud.data.paste import PasteDatabase
 from ...pointcloud.data.prepared import DamagedFacts
 from ...pointcloud.records import Frame
@@ -159,9 +160,8 @@ def check_frame(frame: Frame, classes: Sequence[str]) -> None:
     if len(frame.points) == 0:
         raise ValueError("holds no points (in the field of view, outside no-label zones)")
     boxes = frame.labels.boxes
-    bad = ~(boxes.isfinite().all(1) & (boxes[:, 3:6] > 0).all(1))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0, 0])
+    row = first_unfit(boxes)
+    if row is not None:
         values = [round(value, 3) for value in boxes[row].tolist()]
         name = classes[int(frame.labels.classes[row])]
         raise ValueError(f"object {row} ({name}) must have finite values and sizes above 0, got {values}")
